@@ -1,0 +1,72 @@
+"""How nodes reach memory: which value lies below a chain of views, and where each element of it is read."""
+
+from __future__ import annotations
+
+from ..ir.index_map import IndexMap
+from ..ir.node import Node, Value
+from ..ir.op import View
+
+
+def view_map(node: Node) -> IndexMap:
+    """The index map of a view node over its operand's elements."""
+    assert isinstance(node.op.lowering, View)
+    return node.op.lowering.map(node)
+
+
+def views_below(value: Value) -> list[Value]:
+    """`value`, what it is a view of, and so on down to the first value that is not a view."""
+    chain = [value]
+    while isinstance(value.node.op.lowering, View):
+        value = value.node.inputs[0]
+        chain.append(value)
+    return chain
+
+
+def map_onto(value: Value, base: Value) -> IndexMap:
+    """The map from value's elements to the elements of `base`, which lies below it in its chain of views."""
+    nodes: list[Node] = []
+    while value is not base:
+        nodes.append(value.node)
+        value = value.node.inputs[0]
+    index = IndexMap.dense(base.shape)
+    for node in reversed(nodes):
+        index = index.then(view_map(node))
+    return index
+
+
+def base_of(value: Value) -> tuple[Value, IndexMap]:
+    """The value below all views of `value`, and the map from value's elements to its elements."""
+    base = views_below(value)[-1]
+    return base, map_onto(value, base)
+
+
+def matrix_strides(index: IndexMap) -> tuple[int, int, int, int, int, int] | None:
+    """A matmul operand's (offset, inner batch size, two batch strides, row stride, column stride), or None.
+
+    The map must be one strided view without a mask, its leading axes walkable with two strides.
+    """
+    view = index.strided
+    if view is None or view.bounds is not None or len(view.shape) < 2:
+        return None
+    batch = [(d, s) for d, s in zip(view.shape[:-2], view.strides[:-2], strict=True) if d != 1]
+    merged: list[tuple[int, int]] = []
+    for d, s in batch:
+        if merged and merged[-1][1] == d * s:
+            merged[-1] = (merged[-1][0] * d, s)
+        else:
+            merged.append((d, s))
+    if len(merged) > 2:
+        return None
+    outer = merged[0][1] if len(merged) == 2 else 0
+    inner, step = merged[-1] if merged else (1, 0)
+    return view.offset, inner, outer, step, view.strides[-2], view.strides[-1]
+
+
+def takes_matrix(index: IndexMap) -> bool:
+    """True if a matmul can read this operand in place: strided, with unit stride along one of the two matrix axes."""
+    found = matrix_strides(index)
+    if found is None:
+        return False
+    rows, columns = index.shape[-2:]
+    row_stride, column_stride = found[-2:]
+    return column_stride == 1 or row_stride == 1 or rows == 1 or columns == 1

@@ -1,0 +1,398 @@
+"""Fusion: which values are written to memory, and which nodes share one kernel.
+
+Three questions, answered in one walk each.
+
+1. *What must be in memory?* Inputs, results of kernels, operands of kernels, outputs. A pointwise value is recomputed by
+   its readers rather than stored when the values it is computed from take no more bytes than it does itself: a
+   normalised row from x, mean and rstd; a dropout mask from nothing; an activation's derivative from its argument. So
+   the forward pass saves what is small, and backward recomputes what is cheap.
+2. *Which of the computed values ("anchors") share a kernel?* Anchors join the kernel of a value they read, or one that
+   reads the same value, if the iteration spaces agree: element by element, along the same rows, or along the same
+   columns; and a pointwise anchor joins the matmul whose result it reads, as its epilogue.
+3. *Is the result acyclic?* Every kernel has a level, above the levels of all it reads from; an anchor joins only where
+   everything else it reads lies on a lower level. So no cycle can form, and no search for one is needed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..ir.graph import Graph
+from ..ir.index_map import IndexMap
+from ..ir.node import Node, Value
+from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
+from ..types import TensorType
+from .access import map_onto, takes_matrix, view_map, views_below
+from .plan import Target
+from .region import build_region
+
+MAX_POINTERS = 40  # operands and results of one kernel
+MAX_COST = 600  # instructions per element of one kernel, by the ops' own count
+INLINE_COST = 200  # instructions per element that are recomputed rather than loaded
+INLINE_BYTES = 1.25  # bytes read to recompute a value, over the bytes of the value
+
+
+def _fused_type(*_: TensorType, region: Graph) -> tuple[TensorType, ...]:
+    return tuple(v.type for v in region.outputs)
+
+
+def _no_ref(*_: object, **__: object) -> object:
+    raise AssertionError("fused nodes are evaluated by graph/evaluate.py")
+
+
+register(Op("fused", _fused_type, Fused("region"), _no_ref))
+register(Op("fused_matmul", _fused_type, Fused("matmul"), _no_ref))
+
+
+@dataclass(eq=False)
+class Cluster:
+    """One kernel in the making.
+
+    kind: "region", "matmul" or "kernel"; level: above everything it reads; size: elements of the iteration space;
+    rows: (M, N) once a row reduction has joined; groups: (G, R, N) once a column reduction has.
+    members: anchor -> "full", "row" or "column"; reads: what is loaded; cost: instructions per element.
+    """
+
+    kind: str
+    level: int
+    size: int
+    node: Node | None = None
+    rows: tuple[int, int] | None = None
+    groups: tuple[int, int, int] | None = None
+    members: dict[Value, str] = field(default_factory=dict[Value, str])
+    reads: set[Value] = field(default_factory=set[Value])
+    cost: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """A value that a kernel computes. reads: (value in memory, map from this anchor's space to its elements)."""
+
+    value: Value
+    size: int
+    reads: tuple[tuple[Value, IndexMap], ...]
+    cost: int
+    reduce: str | None = None  # "row" or "column"
+
+
+def fuse(graph: Graph, target: Target) -> Graph:
+    """The graph of fused nodes, kernel nodes and the views between them.
+
+    Before: canonical primitives (see legalise). After: every node is a Leaf, a View of something in memory, a Kernel,
+    "fused_matmul" or "fused". The order of nodes is a valid schedule, close to the order they were written in.
+    """
+    return _Fuser(graph, target).run()
+
+
+def _is_pointwise(value: Value) -> bool:
+    return isinstance(value.node.op.lowering, Pointwise | Generator)
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.graph = graph
+        self.target = target
+        self.operands: dict[tuple[Value, bool], Value] = {}
+        self.stored: set[Value] = set()  # decided to be anchors or in memory already
+        self.sources: dict[Value, tuple[frozenset[Value], int]] = {}
+        self.cluster_of: dict[Value, Cluster] = {}
+        self.readers: dict[Value, list[Cluster]] = {}
+        self.clusters: list[Cluster] = []
+        self.forced: set[Value] = set()
+        self.users: dict[Value, list[Anchor]] = {}
+
+    def run(self) -> Graph:
+        self._force()
+        self._choose_stored()
+        anchors: dict[Node, Anchor] = {}
+        for node in self.graph.nodes:
+            if node.outputs[0] in self.stored and not isinstance(node.op.lowering, Leaf | Kernel):
+                anchor = anchors[node] = self._anchor(node.out)
+                for v in {v for v, _ in anchor.reads}:
+                    self.users.setdefault(v, []).append(anchor)
+        for node in self.graph.nodes:
+            if isinstance(node.op.lowering, Kernel):
+                self._kernel(node)
+            elif node in anchors:
+                self._place(anchors[node])
+        return self._emit()
+
+    # ---- 1. what is in memory ----------------------------------------------------------------------------------
+
+    def _operand(self, value: Value, matrix: bool) -> Value:
+        """The value a kernel reads for `value`: the lowest one in its chain of views from which it can be read in
+        place, preferring one that is in memory already. Where only `value` itself will do, that is a copy."""
+        found = self.operands.get((value, matrix))
+        if found is not None:
+            return found
+        chain = views_below(value)
+        fits = [v for v in reversed(chain) if self._reads_in_place(value, v, matrix)]
+        present = [v for v in fits if v in self.stored]
+        found = self.operands[value, matrix] = (present or fits)[0]
+        return found
+
+    @staticmethod
+    def _reads_in_place(value: Value, base: Value, matrix: bool) -> bool:
+        if value is base:
+            return True
+        index = map_onto(value, base)
+        return takes_matrix(index) if matrix else index.is_dense
+
+    def _force(self) -> None:
+        for node in self.graph.nodes:
+            if isinstance(node.op.lowering, Kernel):
+                matrix = node.op.name == "matmul"
+                self.stored.update(self._operand(v, matrix) for v in node.inputs)
+                self.stored.update(node.outputs)
+            elif isinstance(node.op.lowering, Leaf | Reduce):
+                self.stored.update(node.outputs)
+        self.stored.update(self._operand(v, matrix=False) for v in self.graph.outputs)
+        self.forced = set(self.stored)
+
+    def _choose_stored(self) -> None:
+        for node in self.graph.nodes:
+            lowering = node.op.lowering
+            for value in node.outputs:
+                if value in self.stored or not isinstance(lowering, Pointwise | Generator | View):
+                    self.sources[value] = (frozenset((value,)), 0)
+                    continue
+                sources, cost = self._sources(node.inputs)
+                if not isinstance(lowering, View):
+                    cost += lowering.cost
+                    read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
+                    if read > INLINE_BYTES * value.type.nbytes + 64 or cost > INLINE_COST:
+                        self.stored.add(value)
+                        sources, cost = frozenset((value,)), 0
+                self.sources[value] = (sources, cost)
+
+    def _sources(self, values: Iterable[Value]) -> tuple[frozenset[Value], int]:
+        sources: frozenset[Value] = frozenset()
+        cost = 0
+        for v in set(values):
+            sources |= self.sources[v][0]
+            cost += self.sources[v][1]
+        return sources, cost
+
+    # ---- 2. which anchors share a kernel -----------------------------------------------------------------------
+
+    def _anchor(self, value: Value) -> Anchor:
+        node = value.node
+        lowering = node.op.lowering
+        if isinstance(lowering, View):
+            starts = [(node.inputs[0], view_map(node))]
+        else:
+            starts = [(v, IndexMap.dense(v.shape)) for v in node.inputs]
+        reads: dict[tuple[Value, IndexMap], None] = {}
+        seen: set[tuple[Value, IndexMap]] = set()
+        cost = 0 if isinstance(lowering, View | Reduce) else lowering.cost  # type: ignore[union-attr]
+        while starts:
+            v, index = starts.pop()
+            if (v, index) in seen:
+                continue
+            seen.add((v, index))
+            if v in self.stored:
+                reads[v, index] = None
+            elif isinstance(v.node.op.lowering, View):
+                starts.append((v.node.inputs[0], view_map(v.node).then(index)))
+            else:
+                cost += v.node.op.lowering.cost  # type: ignore[union-attr]
+                starts.extend((u, index) for u in v.node.inputs)
+        reduce = None
+        size = value.size
+        if isinstance(lowering, Reduce):
+            size = node.inputs[0].size
+            reduce = "row" if node.inputs[0].ndim == 2 else "column"
+        return Anchor(value, size, tuple(reads), cost, reduce)
+
+    def _level(self, value: Value) -> int:
+        cluster = self.cluster_of.get(value)
+        return cluster.level if cluster else 0
+
+    def _kernel(self, node: Node) -> None:
+        matrix = node.op.name == "matmul"
+        operands = [self._operand(v, matrix) for v in node.inputs]
+        level = 1 + max((self._level(v) for v in operands), default=0)
+        cluster = Cluster("matmul" if matrix else "kernel", level, node.type.size, node, last=node.id)
+        cluster.reads.update(operands)
+        self.clusters.append(cluster)
+        for value in node.outputs:
+            self.cluster_of[value] = cluster
+            cluster.members[value] = "full"
+
+    def _place(self, anchor: Anchor) -> None:
+        """Put the anchor into the best cluster that takes it, or a new one."""
+        top = max((self._level(v) for v, _ in anchor.reads), default=0)
+        found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None and c.level == top}
+        vertical = sorted(found.values(), key=lambda c: c.kind != "matmul")
+        for cluster in vertical:
+            role = self._role(cluster, anchor)
+            if role:
+                return self._join(cluster, anchor, role)
+        for v, _ in anchor.reads:
+            if v.size != anchor.size:
+                continue
+            for cluster in self.readers.get(v, ())[-4:]:
+                if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size:
+                    role = self._role(cluster, anchor)
+                    if role:
+                        return self._join(cluster, anchor, role)
+        cluster = Cluster("region", top + 1, anchor.size)
+        self.clusters.append(cluster)
+        self._join(cluster, anchor, "full")
+
+    def _role(self, cluster: Cluster, anchor: Anchor) -> str | None:
+        """The role the anchor would play in the cluster ("full", "row", "column"), or None if it does not fit."""
+        if cluster.kind == "kernel" or cluster.cost + anchor.cost > MAX_COST:
+            return None
+        if len(cluster.reads | {v for v, _ in anchor.reads}) + len(cluster.members) >= MAX_POINTERS:
+            return None
+        inside = [(v, index) for v, index in anchor.reads if v in cluster.members]
+        if any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members):
+            return None
+        if cluster.kind == "matmul":
+            whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
+            whole = whole and not self._belongs_to_rows(anchor)
+            return "full" if whole and all(_same_elements(index, cluster.size) for _, index in inside) else None
+        if anchor.size == cluster.size:
+            return "full" if self._fits_whole(cluster, anchor, inside) else None
+        if anchor.reduce or not inside:
+            return None
+        roles = {cluster.members[v] for v, _ in inside}
+        if len(roles) != 1 or not all(_same_elements(index, anchor.size) for _, index in inside):
+            return None
+        role = roles.pop()
+        return role if role != "full" else None
+
+    def _belongs_to_rows(self, anchor: Anchor) -> bool:
+        """True if only reductions over the anchor's own space, and what builds on them, read it: then the kernel of
+        the reduction should compute it, rather than an epilogue write it for that kernel to read back."""
+        users = self.users.get(anchor.value, [])
+        if anchor.value in self.forced or not any(u.reduce and u.size == anchor.size for u in users):
+            return False
+        return all(u.reduce or any(isinstance(v.node.op.lowering, Reduce) for v, _ in u.reads) for u in users)
+
+    def _fits_whole(self, cluster: Cluster, anchor: Anchor, inside: list[tuple[Value, IndexMap]]) -> bool:
+        rows, groups = cluster.rows, cluster.groups
+        if anchor.reduce:
+            shape = anchor.value.node.inputs[0].shape
+            if anchor.reduce == "row":
+                rows = (shape[0], shape[1])
+                if cluster.rows not in (None, rows) or (groups and groups[2] != rows[1]):
+                    return False
+            else:
+                groups = (shape[0], shape[1], shape[2])
+                if cluster.groups not in (None, groups) or (rows and rows[1] != groups[2]):
+                    return False
+        for v, index in inside:
+            role = cluster.members[v]
+            if role == "full" and not _same_elements(index, cluster.size):
+                return False
+            if role == "row" and (rows is None or not _same_rows(index, *rows)):
+                return False
+            if role == "column":
+                return False
+        return True
+
+    def _join(self, cluster: Cluster, anchor: Anchor, role: str) -> None:
+        if anchor.reduce:
+            shape = anchor.value.node.inputs[0].shape
+            if anchor.reduce == "row":
+                cluster.rows = (shape[0], shape[1])
+            else:
+                cluster.groups = (shape[0], shape[1], shape[2])
+            role = anchor.reduce
+        cluster.members[anchor.value] = role
+        cluster.cost += anchor.cost
+        cluster.last = anchor.value.node.id
+        self.cluster_of[anchor.value] = cluster
+        for v, _ in anchor.reads:
+            if v not in cluster.members and v not in cluster.reads:
+                cluster.reads.add(v)
+                self.readers.setdefault(v, []).append(cluster)
+
+    # ---- 3. the fused graph ------------------------------------------------------------------------------------
+
+    def _emit(self) -> Graph:
+        needed = {self._operand(v, matrix=False) for v in self.graph.outputs}
+        for cluster in self.clusters:
+            needed.update(v for v in cluster.reads if self.cluster_of.get(v) is not cluster)
+        table: dict[Value, Value] = {}
+        for node in self.graph.nodes:
+            if isinstance(node.op.lowering, Leaf):
+                table[node.outputs[0]] = node.outputs[0]
+        for cluster in self._ordered():
+            self._emit_cluster(cluster, needed, table)
+        outputs = tuple(self._resolve(v, table, self._operand(v, matrix=False)) for v in self.graph.outputs)
+        return Graph(self.graph.inputs, outputs)
+
+    def _ordered(self) -> list[Cluster]:
+        """Clusters in an order that puts producers first and otherwise follows the order of their last members."""
+        waiting: dict[int, set[int]] = {}
+        users: dict[int, list[Cluster]] = {}
+        for cluster in self.clusters:
+            makers = {id(m) for v in cluster.reads if (m := self.cluster_of.get(v)) and m is not cluster}
+            waiting[id(cluster)] = makers
+            for m in makers:
+                users.setdefault(m, []).append(cluster)
+        ready = [(c.last, i, c) for i, c in enumerate(self.clusters) if not waiting[id(c)]]
+        numbers = {id(c): i for i, c in enumerate(self.clusters)}
+        heapq.heapify(ready)
+        order: list[Cluster] = []
+        while ready:
+            _, _, cluster = heapq.heappop(ready)
+            order.append(cluster)
+            for user in users.get(id(cluster), ()):
+                waiting[id(user)].discard(id(cluster))
+                if not waiting[id(user)]:
+                    heapq.heappush(ready, (user.last, numbers[id(user)], user))
+        assert len(order) == len(self.clusters), "the fused graph has a cycle"
+        return order
+
+    def _resolve(self, value: Value, table: dict[Value, Value], base: Value) -> Value:
+        """`value` in the new graph: the views between it and `base`, which is in memory, built again."""
+        chain: list[Node] = []
+        while value is not base:
+            chain.append(value.node)
+            value = value.node.inputs[0]
+        result = table[base]
+        for node in reversed(chain):
+            result = Node(node.op, (result,), node.attrs, node.types, node.loc, node.origin).out
+        return result
+
+    def _emit_cluster(self, cluster: Cluster, needed: set[Value], table: dict[Value, Value]) -> None:
+        if cluster.node is not None and len(cluster.members) == len(cluster.node.outputs):
+            node = cluster.node
+            inputs = self._operands(node, table)
+            new = Node(node.op, inputs, node.attrs, node.types, node.loc, node.origin)
+            table.update(zip(node.outputs, new.outputs, strict=True))
+            return
+        outputs = [v for v in cluster.members if v in needed]
+        results = cluster.node.outputs if cluster.node else ()
+        region, reads = build_region(outputs, results, cluster.members, self.stored)
+        inputs = [table[v] for v in reads]
+        op = "fused"
+        if cluster.node is not None:
+            op = "fused_matmul"
+            inputs = self._operands(cluster.node, table) + inputs
+        maker = outputs[-1].node
+        types = tuple(v.type for v in region.outputs)
+        new = Node(OPS[op], inputs, {"region": region}, types, maker.loc, maker.origin)
+        table.update(zip(outputs, new.outputs, strict=True))
+
+    def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:
+        matrix = node.op.name == "matmul"
+        return [self._resolve(v, table, self._operand(v, matrix)) for v in node.inputs]
+
+
+def _same_elements(index: IndexMap, size: int) -> bool:
+    """True if element i of the space reads element i of the value, in row-major order."""
+    return index.is_dense or index.reshape((size,)).is_dense
+
+
+def _same_rows(index: IndexMap, rows: int, length: int) -> bool:
+    """True if every element of row i reads element i of a value with one element per row."""
+    wanted = IndexMap.dense((rows, 1)).expand((rows, length))
+    return index == wanted or index.reshape((rows, length)) == wanted

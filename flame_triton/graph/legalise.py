@@ -1,0 +1,148 @@
+"""Bring reductions and matrix products into the few forms that kernels take, with enough parallelism for the target.
+
+After: every Reduce is either a row reduction, [M, N] over axis 1, or a column reduction, [G, R, N] over axis 1, neither
+longer than one program should walk; a matrix product with few output tiles and a long inner size is split over K into
+float32 partial products and their sum (deterministic: the order of the sum is fixed). Reductions over nothing are
+constants. Everything else is views, which cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..ir.graph import Graph
+from ..ir.node import Node, Value, derived_from, make
+from ..ir.op import Reduce, call
+from ..types import bool_, float32
+from .plan import Target
+
+ROW_LIMIT = 4096  # elements of a row that one program holds in registers
+COLUMN_LIMIT = 64  # rows that one program of a column reduction walks when there are few groups
+GROUPS_ENOUGH = 128  # groups that fill the device by themselves
+INTERPRETED_ROW_LIMIT = 1 << 17
+
+
+def legalise(graph: Graph, target: Target) -> Graph:
+    """The graph with canonical reductions and split matrix products."""
+
+    def rule(node: Node) -> tuple[Value, ...] | None:
+        if isinstance(node.op.lowering, Reduce):
+            with derived_from(node):
+                return (_reduce(node, target),)
+        if node.op.name == "matmul":
+            with derived_from(node):
+                return (_matmul(node, target),)
+        return None
+
+    return graph.rewrite(rule)
+
+
+def _identity(kind: str, value: Value) -> bool | int | float:
+    """What a padded element must hold so that it changes nothing."""
+    if kind in ("any", "all"):
+        return kind == "all"
+    if kind in ("sum", "prod"):
+        return 0 if kind == "sum" else 1
+    if value.dtype.is_float:
+        return -math.inf if kind == "max" else math.inf
+    if value.dtype is bool_:
+        return kind == "min"
+    bits = value.dtype.itemsize * 8
+    low, high = (0, 255) if value.dtype.kind == "u" else (-(1 << bits - 1), (1 << bits - 1) - 1)
+    return low if kind == "max" else high
+
+
+def _reduce(node: Node, target: Target) -> Value:
+    x, axes, kind = node.inputs[0], node.attrs["axes"], node.op.name
+    result = node.type
+    count = math.prod(x.shape[a] for a in axes)
+    if count == 0 or result.size == 0:
+        return call("full", result.shape, _identity(kind, x) if result.size else 0, result.dtype)
+    if x.dtype.is_low_precision and kind in ("sum", "prod"):
+        x = call("cast", x, float32)
+    kept = tuple(a for a in range(x.ndim) if a not in axes and x.shape[a] != 1)
+    real = tuple(a for a in axes if x.shape[a] != 1)
+    arg = kind.startswith("arg")
+    if not real or all(a < real[0] for a in kept):
+        flat = _rows(kind, call("reshape", x, (result.size, count)), target)
+    elif not arg and real[-1] - real[0] + 1 - len(real) == sum(x.shape[a] == 1 for a in range(real[0], real[-1])):
+        outer, inner = math.prod(x.shape[: real[0]]), math.prod(x.shape[real[-1] + 1 :])
+        flat = _columns(kind, call("reshape", x, (outer, count, inner)), target)
+    else:
+        order = (*(a for a in range(x.ndim) if a not in axes), *axes)
+        flat = _rows(kind, call("reshape", call("transpose", x, order), (result.size, count)), target)
+    return call("reshape", call("cast", flat, result.dtype), result.shape)
+
+
+def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
+    extra = -x.shape[axis] % multiple
+    if not extra:
+        return x
+    widths = [(0, extra if a == axis else 0) for a in range(x.ndim)]
+    return call("pad", x, widths, _identity(kind, x))
+
+
+def _divisor(n: int, most: int) -> int:
+    """The largest divisor of n that is at most `most`."""
+    return max(d for d in range(1, most + 1) if n % d == 0)
+
+
+def _piece(length: int, most: int) -> int:
+    """How long a piece should be: a divisor of length if a decent one exists, else `most` (the end is padded)."""
+    best = _divisor(length, most)
+    return best if best * 4 >= most else most
+
+
+def _rows(kind: str, x: Value, target: Target) -> Value:
+    """[M, N] -> [M, 1]."""
+    rows, length = x.shape
+    limit = INTERPRETED_ROW_LIMIT if target.interpreted else ROW_LIMIT
+    few = not target.interpreted and rows < GROUPS_ENOUGH and length > limit // 2
+    if kind.startswith("arg") or (length <= limit and not few):
+        return make(kind, [x], axes=(1,)).out
+    piece = _piece(length, limit // 2 if not target.interpreted else limit)
+    x = _padded(kind, x, 1, piece)
+    parts = x.shape[1] // piece
+    partial = make(kind, [call("reshape", x, (rows * parts, piece))], axes=(1,)).out
+    return _rows(kind, call("reshape", partial, (rows, parts)), target)
+
+
+def _columns(kind: str, x: Value, target: Target) -> Value:
+    """[G, R, N] -> [G, 1, N]."""
+    groups, length, width = x.shape
+    tiles = groups * max(1, width // 1024)
+    if target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH:
+        return make(kind, [x], axes=(1,)).out
+    piece = _piece(length, COLUMN_LIMIT)
+    x = _padded(kind, x, 1, piece)
+    parts = x.shape[1] // piece
+    partial = make(kind, [call("reshape", x, (groups * parts, piece, width))], axes=(1,)).out
+    return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
+
+
+def _matmul(node: Node, target: Target) -> Value:
+    a, b = node.inputs
+    if 0 in (*a.shape, *b.shape):
+        return call("full", node.type.shape, 0.0, node.type.dtype)
+    parts = _split_k(node, target)
+    if parts == 1:
+        return node.out
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    left = call("transpose", call("reshape", a, (m, parts, k // parts)), (1, 0, 2))
+    right = call("reshape", b, (parts, k // parts, n))
+    partial = make("matmul", [left, right], out_dtype=float32).out
+    total = make("sum", [call("reshape", partial, (1, parts, m * n))], axes=(1,)).out
+    return call("reshape", call("cast", total, node.type.dtype), node.type.shape)
+
+
+def _split_k(node: Node, target: Target) -> int:
+    """Into how many pieces K is cut: enough for one wave of tiles, each piece at least 256 long; 1 means not at all."""
+    a, b = node.inputs
+    batch, k = math.prod(a.shape[:-2]), a.shape[-1]
+    if target.interpreted or batch != 1 or a.dtype.itemsize == 8 or node.attrs["out_dtype"] is not a.dtype:
+        return 1
+    tiles = -(-a.shape[-2] // 128) * -(-b.shape[-1] // 128)
+    parts = 1
+    while tiles * parts * 8 <= target.processors * 5 and k % (parts * 2) == 0 and k // (parts * 2) >= 256:
+        parts *= 2
+    return parts

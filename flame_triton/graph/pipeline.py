@@ -1,0 +1,45 @@
+"""The passes in order. Each is a function from Graph to Graph; `optimise` runs them up to a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import ArgumentError
+from ..ir.graph import Graph
+from .decompose import decompose
+from .fuse import fuse
+from .legalise import legalise
+from .plan import Target
+from .simplify import simplify
+
+STAGES = ("build", "simplify", "decompose", "legalise", "fuse")
+
+
+def optimise(
+    graph: Graph,
+    *,
+    stage: str = "fuse",
+    target: Target | None = None,
+    dump: Callable[[str, Graph], None] | None = None,
+) -> Graph:
+    """`graph` after the passes up to and including `stage` (one of STAGES).
+
+    target: what legalise and fuse may assume; default an sm_90 device. dump: called with the name of each stage and
+    the graph after it.
+    """
+    if stage not in STAGES:
+        raise ArgumentError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+    target = target or Target()
+    passes: list[tuple[str, Callable[[Graph], Graph]]] = [
+        ("simplify", simplify),
+        ("decompose", lambda g: simplify(decompose(g))),
+        ("legalise", lambda g: simplify(legalise(g, target))),
+        ("fuse", lambda g: fuse(g, target)),
+    ]
+    if dump:
+        dump("build", graph)
+    for name, run in passes[: STAGES.index(stage)]:
+        graph = run(graph)
+        if dump:
+            dump(name, graph)
+    return graph

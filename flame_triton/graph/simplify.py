@@ -1,0 +1,88 @@
+"""Merge equal nodes, apply the ops' own algebraic rules, fold constants, drop dead code.
+
+After: no two nodes of one op have the same operands and attributes (except unique ops), and no op's `simplify` rule
+applies any more. Dead nodes go because only what the outputs reach is kept. One walk in creation order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ir.graph import Graph, topological
+from ..ir.node import Node, Value, attr_key, derived_from, rebuild
+from ..ir.op import Leaf, Pointwise, call
+
+
+def simplify(graph: Graph) -> Graph:
+    """The simplified graph; inputs stay as they are."""
+    merger = _Merger()
+    return graph.rewrite(merger.settle_node)
+
+
+class _Merger:
+    def __init__(self) -> None:
+        self.seen: dict[Any, Node] = {}
+        self.settled: dict[Value, Value] = {}
+
+    def settle_node(self, node: Node) -> tuple[Value, ...]:
+        outputs = self._settle(node)
+        for v in outputs:
+            self.settled[v] = v
+        return outputs
+
+    def _settle(self, node: Node) -> tuple[Value, ...]:
+        """node's operands are settled; gives the values to use instead of its outputs."""
+        if isinstance(node.op.lowering, Leaf) or node.op.unique:
+            return node.outputs
+        key = (node.op.name, node.inputs, tuple((k, attr_key(v)) for k, v in sorted(node.attrs.items())))
+        twin = self.seen.get(key)
+        if twin is not None:
+            return twin.outputs
+        simpler = self._simpler(node)
+        if simpler is not None and simpler is not node.outputs[0]:
+            result = (self._adopt(simpler),)
+            self.seen[key] = result[0].node if result[0].index == 0 and len(result[0].node.outputs) == 1 else node
+            if self.seen[key] is node:
+                del self.seen[key]
+            return result
+        self.seen[key] = node
+        return node.outputs
+
+    def _simpler(self, node: Node) -> Value | None:
+        with derived_from(node):
+            if node.op.simplify is not None:
+                found = node.op.simplify(node)
+                if found is not None:
+                    return found
+            return _fold(node)
+
+    def _adopt(self, value: Value) -> Value:
+        """Settle the nodes that a rule has just built."""
+        if value in self.settled:
+            return value
+        table = self.settled
+        for fresh in topological([value], stop=table):
+            if any(v in table for v in fresh.outputs):
+                continue
+            inputs = tuple(table.get(v, v) for v in fresh.inputs)
+            outputs = self._settle(fresh if inputs == fresh.inputs else rebuild(fresh, inputs))
+            for old, new in zip(fresh.outputs, outputs, strict=True):
+                table[old] = new
+                table[new] = new
+        return table[value]
+
+
+def _fold(node: Node) -> Value | None:
+    """A pointwise node whose operands are all `full` is a `full` (float results are rounded to the node's dtype)."""
+    if not isinstance(node.op.lowering, Pointwise) or not node.inputs or len(node.outputs) != 1:
+        return None
+    if any(v.node.op.name != "full" for v in node.inputs):
+        return None
+    arrays = [
+        np.asarray(v.node.attrs["value"], dtype=v.dtype.compute.numpy) for v in node.inputs
+    ]
+    with np.errstate(all="ignore"):
+        result = np.asarray(node.op.ref(*arrays, **node.attrs)).astype(node.type.dtype.numpy)
+    return call("full", node.type.shape, result.item(), node.type.dtype)

@@ -1,0 +1,29 @@
+"""Where in the user's own code a node was made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclass(frozen=True, slots=True)
+class Loc:
+    """A place in source code. Carried for messages and pictures only: no pass reads it for meaning."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+def user_location() -> Loc:
+    """The innermost frame outside this package (the outermost one if all frames are inside)."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return Loc(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)

@@ -1,0 +1,286 @@
+"""Nodes and Values: the immutable graph that users build and passes rewrite."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..errors import FlameError, GraphError
+from ..types import DType, TensorType
+from .location import Loc, user_location
+from .op import OPS, Attrs, Op, call
+
+_ids = itertools.count()
+_origin: list[Node] = []
+
+
+class Node:
+    """One application of an op. Immutable; compared by identity.
+
+    inputs: operand Values; attrs: static attributes; types: one TensorType per output; loc: the user's line;
+    origin: for a node made by a gradient rule, the forward node it came from; id: creation order.
+    """
+
+    __slots__ = ("__weakref__", "attrs", "id", "inputs", "loc", "op", "origin", "outputs", "types")
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: Sequence[Value],
+        attrs: Attrs,
+        types: Sequence[TensorType],
+        loc: Loc,
+        origin: Node | None,
+    ) -> None:
+        self.op = op
+        self.inputs = tuple(inputs)
+        self.attrs = attrs
+        self.types = tuple(types)
+        self.loc = loc
+        self.origin = origin
+        self.id = next(_ids)
+        self.outputs = tuple(Value(self, i) for i in range(len(self.types)))
+
+    @property
+    def out(self) -> Value:
+        """The only output. Raises GraphError for a node with several."""
+        if len(self.outputs) != 1:
+            raise GraphError(f"{self.op.name} has {len(self.outputs)} outputs", loc=self.loc)
+        return self.outputs[0]
+
+    @property
+    def type(self) -> TensorType:
+        return self.types[0]
+
+    def __repr__(self) -> str:
+        types = ", ".join(map(str, self.types))
+        return f"<{self.op.name} #{self.id}: {types}>"
+
+
+class Value:
+    """One result of a node: a symbolic tensor of static shape and dtype. Holds no data; compared by identity."""
+
+    __slots__ = ("__weakref__", "index", "node")
+    __array_ufunc__ = None
+    __hash__ = object.__hash__
+
+    def __init__(self, node: Node, index: int) -> None:
+        self.node = node
+        self.index = index
+
+    @property
+    def type(self) -> TensorType:
+        return self.node.types[self.index]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.types[self.index].shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.node.types[self.index].dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.type.size
+
+    @property
+    def name(self) -> str | None:
+        """The name given to an input or parameter."""
+        return self.node.attrs.get("name")
+
+    def __repr__(self) -> str:
+        label = f" {self.name!r}" if self.name else ""
+        return f"<Value{label} {self.type} of {self.node.op.name}>"
+
+    def __bool__(self) -> bool:
+        raise GraphError("a Value is symbolic and has no truth value; use ft.where, or compute it first")
+
+    def __iter__(self) -> Iterator[Value]:
+        raise GraphError("a Value cannot be iterated; use ft.split, ft.unbind or indexing")
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise GraphError("len() of a 0-d Value")
+        return self.shape[0]
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise GraphError("a Value is symbolic and holds no data; compile the graph, or use ft.evaluate")
+
+    def __add__(self, other: Any) -> Value:
+        return call("add", self, other)
+
+    def __radd__(self, other: Any) -> Value:
+        return call("add", other, self)
+
+    def __sub__(self, other: Any) -> Value:
+        return call("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Value:
+        return call("sub", other, self)
+
+    def __mul__(self, other: Any) -> Value:
+        return call("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Value:
+        return call("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Value:
+        return call("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return call("div", other, self)
+
+    def __floordiv__(self, other: Any) -> Value:
+        return call("floor_divide", self, other)
+
+    def __rfloordiv__(self, other: Any) -> Value:
+        return call("floor_divide", other, self)
+
+    def __mod__(self, other: Any) -> Value:
+        return call("remainder", self, other)
+
+    def __rmod__(self, other: Any) -> Value:
+        return call("remainder", other, self)
+
+    def __pow__(self, other: Any) -> Value:
+        return call("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Value:
+        return call("pow", other, self)
+
+    def __matmul__(self, other: Any) -> Value:
+        return call("matmul", self, other)
+
+    def __rmatmul__(self, other: Any) -> Value:
+        return call("matmul", other, self)
+
+    def __neg__(self) -> Value:
+        return call("neg", self)
+
+    def __abs__(self) -> Value:
+        return call("abs", self)
+
+    def __lt__(self, other: Any) -> Value:
+        return call("less", self, other)
+
+    def __le__(self, other: Any) -> Value:
+        return call("less_equal", self, other)
+
+    def __gt__(self, other: Any) -> Value:
+        return call("greater", self, other)
+
+    def __ge__(self, other: Any) -> Value:
+        return call("greater_equal", self, other)
+
+    def __and__(self, other: Any) -> Value:
+        return call("logical_and", self, other)
+
+    def __or__(self, other: Any) -> Value:
+        return call("logical_or", self, other)
+
+    def __invert__(self) -> Value:
+        return call("logical_not", self)
+
+    def __getitem__(self, key: Any) -> Value:
+        return call("getitem", self, key)
+
+    @property
+    def T(self) -> Value:
+        """The transpose of a matrix (all axes reversed)."""
+        return call("transpose", self)
+
+    def reshape(self, *shape: Any) -> Value:
+        return call("reshape", self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def transpose(self, *axes: Any) -> Value:
+        return call("transpose", self, (axes[0] if len(axes) == 1 else axes) if axes else None)
+
+    def astype(self, dtype: Any) -> Value:
+        return call("cast", self, dtype)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Value:
+        return call("sum", self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Value:
+        return call("mean", self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Value:
+        return call("max", self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Value:
+        return call("min", self, axis=axis, keepdims=keepdims)
+
+
+@contextmanager
+def derived_from(node: Node | None) -> Iterator[None]:
+    """Nodes made inside carry `node` as origin and its loc: used by autodiff and by passes."""
+    if node is None:
+        yield
+        return
+    _origin.append(node)
+    try:
+        yield
+    finally:
+        _origin.pop()
+
+
+def make(op: Op | str, inputs: Sequence[Value], **attrs: Any) -> Node:
+    """Build a node, checking it by the op's shape rule. Errors carry the op's name and the user's line."""
+    op = OPS[op] if isinstance(op, str) else op
+    if _origin:
+        maker = _origin[-1]
+        loc = maker.loc
+        origin = maker.origin or maker if _autodiff_depth[0] else maker.origin
+    else:
+        loc, origin = user_location(), None
+    try:
+        types = op.infer(*(v.node.types[v.index] for v in inputs), **attrs)
+    except FlameError as error:
+        error.op = error.op or op.name
+        error.loc = error.loc or loc
+        raise
+    return Node(op, inputs, attrs, (types,) if isinstance(types, TensorType) else types, loc, origin)
+
+
+_autodiff_depth = [0]
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """Nodes made inside are backward nodes: their origin is the forward node (a rewrite keeps what it finds)."""
+    _autodiff_depth[0] += 1
+    try:
+        yield
+    finally:
+        _autodiff_depth[0] -= 1
+
+
+def rebuild(node: Node, inputs: Sequence[Value], attrs: Attrs | None = None) -> Node:
+    """The same node on other inputs of the same types: loc and origin are kept, the shape rule is not run again."""
+    return Node(node.op, inputs, node.attrs if attrs is None else attrs, node.types, node.loc, node.origin)
+
+
+def attr_key(value: Any) -> Any:
+    """A hashable key of an attribute that tells type and bits apart: 0.0 from -0.0, 1 from True; NaN equals itself."""
+    if isinstance(value, float):
+        return ("f", struct.pack("<d", value))
+    if isinstance(value, bool | int | str | type(None)):
+        return (type(value).__name__, value)
+    if isinstance(value, tuple | list):
+        return ("t", *(attr_key(v) for v in value))
+    if isinstance(value, np.ndarray):
+        return ("a", value.shape, str(value.dtype), value.tobytes())
+    if isinstance(value, DType):
+        return ("d", value.name)
+    return ("o", value)

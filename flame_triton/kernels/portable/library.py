@@ -1,0 +1,240 @@
+"""Device functions shared by generated kernels and hand-written ones: memory access, rounding, dot, random numbers.
+
+The mathematics stands in arithmetic.py, elementary.py and trigonometry.py and is re-exported here, so that a kernel
+needs this module alone.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .arithmetic import (
+    INF,
+    INTERPRETED,
+    NAN,
+    copysign,
+    div,
+    floor_divide,
+    fmod,
+    integer_pow,
+    isfinite,
+    isinf,
+    isnan,
+    maximum,
+    minimum,
+    reciprocal,
+    remainder,
+    round,
+    rsqrt,
+    sign,
+    signbit,
+    sqrt,
+    trunc,
+)
+from .elementary import (
+    acosh,
+    asinh,
+    atanh,
+    cosh,
+    erfc,
+    exp,
+    exp2,
+    expm1,
+    log,
+    log1p,
+    log2,
+    log10,
+    pow,
+    sigmoid,
+    sinh,
+    softplus,
+    tanh,
+)
+from .trigonometry import acos, asin, atan, atan2, tan
+
+__all__ = [
+    "INF",
+    "INTERPRETED",
+    "NAN",
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "copysign",
+    "cosh",
+    "div",
+    "dot",
+    "erfc",
+    "exp",
+    "exp2",
+    "expm1",
+    "floor_divide",
+    "fmod",
+    "integer_pow",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "load",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "maximum",
+    "minimum",
+    "normal",
+    "pow",
+    "randint_bits",
+    "reciprocal",
+    "remainder",
+    "round",
+    "round_bf16",
+    "round_fp16",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "signbit",
+    "sinh",
+    "softplus",
+    "sqrt",
+    "store",
+    "tan",
+    "tanh",
+    "to_compute",
+    "trunc",
+    "uniform",
+]
+
+
+# --- memory ---
+
+
+@triton.jit
+def to_compute(x):
+    """A loaded value in its compute dtype: bfloat16 and float16 become float32 (exact), all else is unchanged.
+
+    The interpreter holds bfloat16 as raw 16-bit integers, on which any arithmetic is garbage, so nothing may touch a
+    loaded value before this.
+    """
+    if x.dtype == tl.bfloat16:
+        if INTERPRETED:
+            bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+            return bits.to(tl.float32, bitcast=True)
+        else:
+            return x.to(tl.float32)
+    elif x.dtype == tl.float16:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
+def load(ptr, offsets, mask=None, other=0):
+    """ptr[offsets] in its compute dtype (bool buffers: int1); `other` where the mask is false. mask may be None."""
+    if mask is None:
+        return to_compute(tl.load(ptr + offsets))
+    elif INTERPRETED and ptr.dtype.element_ty == tl.bfloat16:
+        return tl.where(mask, to_compute(tl.load(ptr + offsets, mask=mask)), other)
+    else:
+        return to_compute(tl.load(ptr + offsets, mask=mask, other=other))
+
+
+@triton.jit
+def store(ptr, offsets, value, mask=None):
+    """ptr[offsets] = value converted to the element dtype; floats round to nearest even, bool is `value != 0`."""
+    if ptr.dtype.element_ty == tl.bfloat16:
+        value = value.to(tl.float32)
+        if INTERPRETED:
+            bits = round_bf16(value).to(tl.uint32, bitcast=True) >> 16
+            tl.store(ptr + offsets, bits.to(tl.uint16).to(tl.bfloat16, bitcast=True), mask=mask)
+        else:
+            tl.store(ptr + offsets, value.to(tl.bfloat16), mask=mask)
+    elif ptr.dtype.element_ty == tl.int1:
+        tl.store(ptr + offsets, value != 0, mask=mask)
+    else:
+        tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=mask)
+
+
+# --- rounding ---
+
+
+@triton.jit
+def round_bf16(x):
+    """float32 rounded to bfloat16 (nearest even; overflow to infinity; NaN stays NaN), returned as float32."""
+    if INTERPRETED:
+        bits = x.to(tl.int32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        bits = tl.where(x == x, nearest, (bits & -0x10000) | 0x400000)
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.bfloat16).to(tl.float32)
+
+
+@triton.jit
+def round_fp16(x):
+    """float32 rounded to float16 (nearest even; overflow to infinity; NaN stays NaN), returned as float32."""
+    return x.to(tl.float16).to(tl.float32)
+
+
+# --- matrix product ---
+
+
+@triton.jit
+def dot(a, b, acc, INPUT_PRECISION: tl.constexpr):
+    """acc + a @ b for a: [M, K], b: [K, N], acc: [M, N], or all with one leading batch dimension.
+
+    a and b share one dtype: bfloat16, float16 and float32 accumulate in float32, float64 in float64.
+    INPUT_PRECISION is for float32 alone: "ieee" (exact products), "tf32" or "tf32x3".
+    """
+    if a.dtype == tl.float64:
+        return tl.dot(a, b, acc, out_dtype=tl.float64)
+    elif INTERPRETED:
+        return tl.dot(to_compute(a), to_compute(b), acc)
+    elif a.dtype == tl.float32:
+        return tl.dot(a, b, acc, input_precision=INPUT_PRECISION)
+    else:
+        return tl.dot(a, b, acc)
+
+
+# --- random numbers ---
+
+
+@triton.jit
+def _philox(seed, index, stream, step):
+    """The four 32-bit words of Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index, stream, step)."""
+    low = index.to(tl.uint32)
+    high = (index.to(tl.int64) >> 32).to(tl.uint32)
+    stream = tl.to_tensor(stream).to(tl.uint32)
+    step = tl.to_tensor(step).to(tl.uint32)
+    return tl.philox(seed, low, high, stream, step)
+
+
+@triton.jit
+def randint_bits(seed, index, stream, step):
+    """Word 0 of the Philox draw at `index`, as the bits of an int32.
+
+    seed: int64 scalar, the key (taken as uint64); index: int32 or int64 tensor, the logical row-major element index;
+    stream, step: integer scalars, taken modulo 2^32.
+    """
+    word, _, _, _ = _philox(seed, index, stream, step)
+    return word.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def uniform(seed, index, stream, step):
+    """float32 in [0, 1) from word 0, by tl's rule: bits x, -x - 1 if negative, times 4.6566127342e-10."""
+    word, _, _, _ = _philox(seed, index, stream, step)
+    return tl.uint_to_uniform_float(word)
+
+
+@triton.jit
+def normal(seed, index, stream, step):
+    """float32 standard normal from words 0 and 1: sqrt(-2 log max(1e-7, u0)) cos(2 pi u1) (Box and Muller 1958)."""
+    word0, word1, _, _ = _philox(seed, index, stream, step)
+    u0 = tl.uint_to_uniform_float(word0)
+    u1 = tl.uint_to_uniform_float(word1)
+    value, _ = tl.pair_uniform_to_normal(u0, u1)
+    return value

@@ -1,0 +1,221 @@
+"""Where values come from: inputs, parameters, constants; and the two ops that change nothing but type or gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, DTypeError
+from ..ir.node import Node, Value, make
+from ..ir.op import Leaf, Pointwise, Sample, public
+from ..types import DType, DTypeLike, TensorType, bool_, check_shape, float32
+from ..types import dtype as as_dtype
+from .define import as_value, define, is_scalar, plain, randn, samples
+
+
+def _leaf_type(*, shape: tuple[int, ...], dtype: DType, **_: Any) -> TensorType:
+    return TensorType(shape, dtype)
+
+
+def _no_ref(*_: Any, **__: Any) -> Any:
+    raise ArgumentError("a leaf has no value of its own")
+
+
+@define("input", infer=_leaf_type, lowering=Leaf(), ref=_no_ref, unique=True)
+def input(shape: Sequence[int] | int, dtype: DTypeLike = float32, name: str | None = None) -> Value:
+    """A placeholder for an array given at each call.
+
+    shape: static, in elements; dtype: one of the supported types; name: optional, used in messages and pictures.
+    """
+    return make("input", [], shape=check_shape(shape), dtype=as_dtype(dtype), name=_check_name(name)).out
+
+
+@define("parameter", infer=_leaf_type, lowering=Leaf(), ref=_no_ref, unique=True)
+def parameter(
+    shape: Sequence[int] | int,
+    dtype: DTypeLike = float32,
+    name: str | None = None,
+    init: Any = None,
+    trainable: bool = True,
+) -> Value:
+    """A value that a State owns: weights, moments, statistics, seeds.
+
+    init: an array of this shape, a number, or an initialiser `f(shape, rng) -> float32 array` (see ft.nn.init);
+    None means zeros. trainable: listed by `Module.parameters()`; it changes nothing else.
+    """
+    shape = check_shape(shape)
+    if init is not None and not callable(init) and not is_scalar(init):
+        init = np.asarray(init)
+        if init.shape != shape:
+            raise ArgumentError(f"init has shape {init.shape}, the parameter has {shape}", op="parameter")
+    return make(
+        "parameter", [], shape=shape, dtype=as_dtype(dtype), name=_check_name(name), init=init, trainable=trainable
+    ).out
+
+
+def _check_name(name: str | None) -> str | None:
+    if name is not None and (not isinstance(name, str) or not name):
+        raise ArgumentError(f"name must be a non-empty string, got {name!r}")
+    return name
+
+
+def _constant_type(*, array: np.ndarray, dtype: DType) -> TensorType:
+    return TensorType(array.shape, dtype)
+
+
+@define("constant", infer=_constant_type, lowering=Leaf(), ref=lambda *, array, dtype: array.astype(dtype.numpy))
+def constant(array: Any, dtype: DTypeLike | None = None) -> Value:
+    """An array known when the graph is built, held in device memory. dtype: default the array's own."""
+    array = np.array(array)
+    chosen = as_dtype(dtype) if dtype is not None else as_dtype(array.dtype)
+    if array.size == 1 and array.ndim == 0:
+        return full((), array.item(), chosen)
+    array.setflags(write=False)
+    return make("constant", [], array=array, dtype=chosen).out
+
+
+def literal(value: bool | int | float) -> str:
+    """A Python scalar as Triton source."""
+    if isinstance(value, bool | int):
+        return repr(value) if value >= 0 else f"({value!r})"
+    if value != value:
+        return 'float("nan")'
+    if value in (float("inf"), float("-inf")):
+        return 'float("inf")' if value > 0 else '(-float("inf"))'
+    return repr(value) if str(value)[0] != "-" else f"({value!r})"
+
+
+def _full_type(*, shape: tuple[int, ...], value: Any, dtype: DType) -> TensorType:
+    return TensorType(shape, dtype)
+
+
+def _full_ref(*, shape: tuple[int, ...], value: Any, dtype: DType) -> np.ndarray:
+    return np.full(shape, value, dtype.numpy)
+
+
+@define(
+    "full",
+    infer=_full_type,
+    lowering=Pointwise(lambda node: literal(node.attrs["value"]), cost=0),
+    ref=_full_ref,
+    vjp=lambda node, g: [],
+)
+def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
+    """Every element equal to fill_value. dtype: default float32 for a float, int64 for an int, bool for a bool."""
+    value = plain(fill_value)
+    if not is_scalar(value):
+        raise ArgumentError(f"fill_value must be a number, got {fill_value!r}", op="full")
+    chosen = as_dtype(dtype) if dtype is not None else as_dtype(type(value))
+    if chosen.is_float:
+        value = float(np.asarray(value, dtype=chosen.numpy))
+    elif chosen is bool_:
+        value = bool(value)
+    else:
+        if isinstance(value, float) and value != int(value):
+            raise DTypeError(f"fill_value {value} is not an integer but dtype is {chosen}", op="full")
+        value = int(value)
+    return make("full", [], shape=check_shape(shape), value=value, dtype=chosen).out
+
+
+@public
+def zeros(shape: Sequence[int] | int, dtype: DTypeLike = float32) -> Value:
+    """Zeros of `shape` and `dtype`."""
+    return full(shape, 0, dtype)
+
+
+@public
+def ones(shape: Sequence[int] | int, dtype: DTypeLike = float32) -> Value:
+    """Ones of `shape` and `dtype`."""
+    return full(shape, 1, dtype)
+
+
+@public
+def zeros_like(x: Value, dtype: DTypeLike | None = None) -> Value:
+    """Zeros of x's shape; dtype: default x's."""
+    return full(x.shape, 0, dtype or x.dtype)
+
+
+@public
+def ones_like(x: Value, dtype: DTypeLike | None = None) -> Value:
+    """Ones of x's shape; dtype: default x's."""
+    return full(x.shape, 1, dtype or x.dtype)
+
+
+@public
+def full_like(x: Value, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
+    """fill_value in x's shape; dtype: default x's."""
+    return full(x.shape, fill_value, dtype or x.dtype)
+
+
+def constant_value(value: Value) -> bool | int | float | None:
+    """The number that fills `value` if it is a `full`, seen through views; else None. Used by algebraic rules."""
+    node = value.node
+    while node.op.name in ("broadcast_to", "reshape", "transpose"):
+        node = node.inputs[0].node
+    return node.attrs["value"] if node.op.name == "full" else None
+
+
+def _cast_expr(node: Node) -> str:
+    source, target = node.inputs[0].dtype, node.type.dtype
+    if target is bool_:
+        return "({0} != 0)"
+    if source is bool_ and target.is_float:
+        return "{0}.to(tl.int32).to(tl." + target.compute.name + ")"
+    return "{0}.to(tl." + target.compute.name + ")"
+
+
+def _cast_ref(x: np.ndarray, *, dtype: DType) -> np.ndarray:
+    if dtype is bool_:
+        return x != 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        return x.astype(dtype.numpy)
+
+
+def _cast_simplify(node: Node) -> Value | None:
+    """cast(cast(x, wide), narrow) = cast(x, narrow) if widening lost nothing; a cast of a `full` is a `full`."""
+    source = node.inputs[0]
+    if source.dtype is node.type.dtype:
+        return source
+    if source.node.op.name == "full":
+        return full(source.shape, source.node.attrs["value"], node.type.dtype)
+    if source.node.op.name == "cast":
+        first = source.node.inputs[0]
+        widened = source.dtype.is_float and first.dtype.is_float and source.dtype.itemsize > first.dtype.itemsize
+        if widened:
+            return cast(first, node.type.dtype)
+    return None
+
+
+@define(
+    "cast",
+    infer=lambda x, *, dtype: TensorType(x.shape, dtype),
+    lowering=Pointwise(_cast_expr),
+    ref=_cast_ref,
+    vjp=lambda node, g: [cast(g, node.inputs[0].dtype) if node.inputs[0].dtype.is_float else None],
+    simplify=_cast_simplify,
+    samples=samples(Sample((randn(3, 5), "float64")), Sample((randn(7) * 50, "int32")), Sample((randn(3, 5), "bool"))),
+    aliases=("astype",),
+)
+def cast(x: Value, dtype: DTypeLike) -> Value:
+    """x in another dtype: floats round to nearest even, floats to integers truncate, anything to bool is x != 0."""
+    x = as_value(x)
+    target = as_dtype(dtype)
+    return x if x.dtype is target else make("cast", [x], dtype=target).out
+
+
+@define(
+    "stop_gradient",
+    infer=lambda x: x,
+    lowering=Pointwise("{0}", cost=0),
+    ref=lambda x: x,
+    vjp=lambda node, g: [None],
+    aliases=("detach",),
+)
+def stop_gradient(x: Value) -> Value:
+    """x itself, with no gradient: what it was computed from is severed for `grad`."""
+    return make("stop_gradient", [as_value(x)]).out
+
+
+Initialiser = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]

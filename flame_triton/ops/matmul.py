@@ -1,0 +1,85 @@
+"""Matrix products. The node is a plain batched product: [B..., M, K] @ [B..., K, N]; transposes are views, and free.
+
+d(A B): dA = dC B^T, dB = A^T dC.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..errors import DTypeError, ShapeError
+from ..ir.node import Node, Value, make
+from ..ir.op import Kernel, Sample, call, public
+from ..types import DType, TensorType, broadcast_shapes
+from .define import as_value, define, randn, samples
+
+
+def _type(a: TensorType, b: TensorType, *, out_dtype: DType) -> TensorType:
+    if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+        raise ShapeError(f"cannot multiply {a.shape} by {b.shape}: inner sizes {a.shape[-1]} and {b.shape[-2]}")
+    if a.dtype is not b.dtype or not a.dtype.is_float:
+        raise DTypeError(f"needs two floating operands of one dtype, got {a.dtype} and {b.dtype}")
+    return TensorType((*a.shape[:-1], b.shape[-1]), out_dtype)
+
+
+def _vjp(node: Node, g: Value) -> list[Value | None]:
+    a, b = node.inputs
+    g = call("cast", g, a.dtype)
+    return [matmul(g, call("swapaxes", b, -1, -2)), matmul(call("swapaxes", a, -1, -2), g)]
+
+
+def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:
+    return np.matmul(a, b)
+
+
+@define(
+    "matmul",
+    infer=_type,
+    lowering=Kernel("matmul"),
+    ref=_ref,
+    vjp=_vjp,
+    samples=samples(
+        Sample((randn(5, 7), randn(7, 3))), Sample((randn(2, 1, 3, 4), randn(3, 4, 5))), Sample((randn(4), randn(4))),
+        Sample((randn(3, 4, 5), randn(5))), Sample((randn(2, 3, 4), randn(4, 6))), Sample((randn(17, 33), randn(33, 1))),
+    ),
+    aliases=("bmm", "mm"),
+)
+def matmul(a: Value, b: Value) -> Value:
+    """NumPy's matmul: the last two axes are matrices, the others broadcast; 1-D operands are vectors.
+
+    float64, float32, bfloat16 or float16 (promoted to one dtype); accumulated in float32 (float64 for float64).
+    """
+    a, b = as_value(a), as_value(b)
+    if not a.ndim or not b.ndim:
+        raise ShapeError(f"needs operands with dimensions, got {a.shape} and {b.shape}", op="matmul")
+    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ShapeError(
+            f"cannot multiply {a.shape} by {b.shape}: inner sizes {a.shape[-1]} and {b.shape[-2 if b.ndim > 1 else 0]}",
+            op="matmul",
+        )
+    dtype = call("result_type", a.dtype, b.dtype)
+    a, b = call("cast", a, dtype), call("cast", b, dtype)
+    row, column = a.ndim == 1, b.ndim == 1
+    a = call("expand_dims", a, 0) if row else a
+    b = call("expand_dims", b, 1) if column else b
+    shape = (*broadcast_shapes(a.shape[:-2], b.shape[:-2]), *(() if row else a.shape[-2:-1]))
+    shape = (*shape, *(() if column else b.shape[-1:]))
+    if b.ndim == 2 and a.ndim > 2:
+        a = call("reshape", a, (math.prod(a.shape[:-1]), a.shape[-1]))
+    else:
+        batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a = call("broadcast_to", a, (*batch, *a.shape[-2:]))
+        b = call("broadcast_to", b, (*batch, *b.shape[-2:]))
+    return call("reshape", make("matmul", [a, b], out_dtype=dtype).out, shape)
+
+
+@public
+def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """y = x weight^T + bias.  x: [..., in]; weight: [out, in]; bias: [out]."""
+    x, weight = as_value(x), as_value(weight)
+    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
+        raise ShapeError(f"x {x.shape} does not fit weight {weight.shape}: [..., in] and [out, in]", op="linear")
+    y = matmul(x, call("transpose", weight))
+    return y if bias is None else call("add", y, bias)
