@@ -41,24 +41,22 @@ def base_of(value: Value) -> tuple[Value, IndexMap]:
 
 
 def matrix_strides(index: IndexMap) -> tuple[int, int, int, int, int, int] | None:
-    """A matmul operand's (offset, inner batch size, two batch strides, row stride, column stride), or None.
+    """A matmul operand's (offset, inner batch size, outer batch stride, inner batch stride, row and column stride).
 
-    The map must be one strided view without a mask, its leading axes walkable with two strides.
+    None unless the map is one strided view without a mask whose batch axes, but for the last, walk with one stride.
     """
     view = index.strided
     if view is None or view.bounds is not None or len(view.shape) < 2:
         return None
-    batch = [(d, s) for d, s in zip(view.shape[:-2], view.strides[:-2], strict=True) if d != 1]
-    merged: list[tuple[int, int]] = []
-    for d, s in batch:
-        if merged and merged[-1][1] == d * s:
-            merged[-1] = (merged[-1][0] * d, s)
-        else:
-            merged.append((d, s))
-    if len(merged) > 2:
-        return None
-    outer = merged[0][1] if len(merged) == 2 else 0
-    inner, step = merged[-1] if merged else (1, 0)
+    outer = 0
+    run = 0
+    for d, s in zip(view.shape[:-3], view.strides[:-3], strict=True):
+        if d == 1:
+            continue
+        if run and outer != d * s:
+            return None
+        run, outer = d, s
+    inner, step = (view.shape[-3], view.strides[-3]) if len(view.shape) > 2 else (1, 0)
     return view.offset, inner, outer, step, view.strides[-2], view.strides[-1]
 
 

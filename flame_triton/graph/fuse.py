@@ -34,7 +34,7 @@ INLINE_COST = 200  # instructions per element that are recomputed rather than lo
 INLINE_BYTES = 1.25  # bytes read to recompute a value, over the bytes of the value
 
 
-def _fused_type(*_: TensorType, region: Graph) -> tuple[TensorType, ...]:
+def _fused_type(*_: TensorType, region: Graph, roles: tuple[str, ...]) -> tuple[TensorType, ...]:
     return tuple(v.type for v in region.outputs)
 
 
@@ -42,6 +42,7 @@ def _no_ref(*_: object, **__: object) -> object:
     raise AssertionError("fused nodes are evaluated by graph/evaluate.py")
 
 
+# roles: for each output "full" (an element for each of the iteration space), "row" or "column"
 register(Op("fused", _fused_type, Fused("region"), _no_ref))
 register(Op("fused_matmul", _fused_type, Fused("matmul"), _no_ref))
 
@@ -379,7 +380,8 @@ class _Fuser:
             inputs = self._operands(cluster.node, table) + inputs
         maker = outputs[-1].node
         types = tuple(v.type for v in region.outputs)
-        new = Node(OPS[op], inputs, {"region": region}, types, maker.loc, maker.origin)
+        attrs = {"region": region, "roles": tuple(cluster.members[v] for v in outputs)}
+        new = Node(OPS[op], inputs, attrs, types, maker.loc, maker.origin)
         table.update(zip(outputs, new.outputs, strict=True))
 
     def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:

@@ -13,7 +13,7 @@ import math
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
 from ..ir.op import Reduce, call
-from ..types import bool_, float32
+from ..types import DType, bool_, float32
 from .plan import Target
 
 ROW_LIMIT = 4096  # elements of a row that one program holds in registers
@@ -37,19 +37,20 @@ def legalise(graph: Graph, target: Target) -> Graph:
     return graph.rewrite(rule)
 
 
-def _identity(kind: str, value: Value) -> bool | int | float:
-    """What a padded element must hold so that it changes nothing."""
-    if kind in ("any", "all"):
-        return kind == "all"
+def identity(kind: str, dtype: DType) -> bool | int | float:
+    """The element that changes nothing in a reduction of this kind."""
     if kind in ("sum", "prod"):
         return 0 if kind == "sum" else 1
-    if value.dtype.is_float:
-        return -math.inf if kind == "max" else math.inf
-    if value.dtype is bool_:
-        return kind == "min"
-    bits = value.dtype.itemsize * 8
-    low, high = (0, 255) if value.dtype.kind == "u" else (-(1 << bits - 1), (1 << bits - 1) - 1)
-    return low if kind == "max" else high
+    if kind in ("any", "all"):
+        return kind == "all"
+    low = kind in ("max", "argmax")
+    if dtype.is_float:
+        return -math.inf if low else math.inf
+    if dtype is bool_:
+        return not low
+    bits = dtype.itemsize * 8
+    least, most = (0, 255) if dtype.kind == "u" else (-(1 << bits - 1), (1 << bits - 1) - 1)
+    return least if low else most
 
 
 def _reduce(node: Node, target: Target) -> Value:
@@ -57,7 +58,7 @@ def _reduce(node: Node, target: Target) -> Value:
     result = node.type
     count = math.prod(x.shape[a] for a in axes)
     if count == 0 or result.size == 0:
-        return call("full", result.shape, _identity(kind, x) if result.size else 0, result.dtype)
+        return call("full", result.shape, identity(kind, x.dtype) if result.size else 0, result.dtype)
     if x.dtype.is_low_precision and kind in ("sum", "prod"):
         x = call("cast", x, float32)
     kept = tuple(a for a in range(x.ndim) if a not in axes and x.shape[a] != 1)
@@ -79,7 +80,7 @@ def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
     if not extra:
         return x
     widths = [(0, extra if a == axis else 0) for a in range(x.ndim)]
-    return call("pad", x, widths, _identity(kind, x))
+    return call("pad", x, widths, identity(kind, x.dtype))
 
 
 def _divisor(n: int, most: int) -> int:

@@ -1,0 +1,49 @@
+"""Tile sizes of generated kernels: a heuristic per form, for the interpreter and for a device.
+
+The interpreter pays per statement and program, so its tiles are as large as a block may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..graph.plan import Target
+from .region import Generated
+
+INTERPRETED_BLOCK = 1 << 20  # elements; Triton's limit for one block
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """BLOCK_M x BLOCK_N elements per program (flat kernels: BLOCK_N alone)."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    num_warps: int = 4
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n (and at least 1)."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def heuristic(kernel: Generated, target: Target) -> RegionConfig:
+    """The configuration used when nothing was tuned."""
+    rows, columns = power_of_two(kernel.rows), power_of_two(kernel.columns)
+    if target.interpreted:
+        if kernel.form == "flat":
+            return RegionConfig(1, min(columns, INTERPRETED_BLOCK))
+        width = columns if kernel.whole_rows else min(columns, INTERPRETED_BLOCK)
+        return RegionConfig(max(1, min(rows, INTERPRETED_BLOCK // width)), width)
+    if kernel.form == "flat":
+        return RegionConfig(1, min(1024, max(32, columns)))
+    if kernel.form == "columns" and not kernel.whole_rows:
+        tall = min(rows, 32)
+        width = min(columns, max(32, 4096 // tall), 1024)
+    elif kernel.whole_rows:
+        width = columns
+        tall = min(rows, max(1, (4096 if kernel.form == "columns" else 2048) // width))
+    else:
+        width = min(columns, 512)
+        tall = min(rows, max(1, 2048 // width))
+    return RegionConfig(tall, width, min(16, max(1, tall * width // 512)))

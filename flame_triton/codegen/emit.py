@@ -1,0 +1,336 @@
+"""Write the body of a generated kernel: one Triton statement per node of a region, at the elements a tile covers.
+
+An iteration space has a few axes (rows and columns of a tile, say), each with a coordinate variable in the kernel. What
+a value is read at is an IndexMap over the space's dimensions; views inside the region only compose maps, so they cost
+nothing but index arithmetic. A statement is written once per (value, map).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import CompileError
+from ..graph.legalise import identity
+from ..ir.graph import Graph
+from ..ir.index_map import IndexMap, StridedView, refine, row_major
+from ..ir.node import Node, Value
+from ..ir.op import Generator, Pointwise, Reduce, View
+from ..types import DType, bfloat16, bool_, float16
+
+Deps = frozenset[int]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the iteration space: its coordinate variable, its size, and the variable that masks it (or None)."""
+
+    name: str
+    size: int
+    mask: str | None
+
+
+@dataclass(frozen=True)
+class Term:
+    """A variable or literal in the kernel, and the axes it varies along."""
+
+    text: str
+    deps: Deps
+
+
+@dataclass
+class Space:
+    """Axes, and the finer dimensions each is split into so that the region's maps become strided views."""
+
+    axes: tuple[Axis, ...]
+    dims: tuple[tuple[int, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d for group in self.dims for d in group)
+
+    @property
+    def owner(self) -> tuple[int, ...]:
+        """For every dimension the axis it belongs to."""
+        return tuple(a for a, group in enumerate(self.dims) for _ in group)
+
+
+def make_space(region: Graph, axes: Sequence[Axis]) -> Space:
+    """The space split as finely as the shapes in the region ask for."""
+    sizes = tuple(a.size for a in axes)
+    total = 1
+    for n in sizes:
+        total *= n
+    shapes = [v.shape for n in reversed(region.nodes) for v in n.outputs]
+    fine = list(refine([sizes, *(v.shape for v in region.outputs), *shapes], total))
+    dims: list[tuple[int, ...]] = []
+    for n in sizes:
+        group: list[int] = []
+        product = 1
+        while product < n:
+            group.append(fine.pop(0))
+            product *= group[-1]
+        dims.append(tuple(group) or (1,))
+    return Space(tuple(axes), tuple(dims))
+
+
+def collapse(space: Space, maps: Sequence[IndexMap]) -> Space:
+    """The space with neighbouring dimensions of one axis merged wherever every map walks both with one stride."""
+    shape, owner = space.shape, space.owner
+    keep = [True] * len(shape)
+    for i in range(len(shape) - 1):
+        same = owner[i] == owner[i + 1]
+        keep[i] = not (same and all(_walks_together(m.views[-1], i) for m in maps))
+    dims: list[list[int]] = [[] for _ in space.axes]
+    run = 1
+    for i, d in enumerate(shape):
+        run *= d
+        if keep[i]:
+            dims[owner[i]].append(run)
+            run = 1
+    return Space(space.axes, tuple(tuple(g) for g in dims))
+
+
+def _walks_together(view: StridedView, i: int) -> bool:
+    whole = view.bound(i) == (0, view.shape[i]) and view.bound(i + 1) == (0, view.shape[i + 1])
+    if view.shape[i] == 1 or view.shape[i + 1] == 1:
+        return whole
+    return whole and view.strides[i] == view.strides[i + 1] * view.shape[i + 1]
+
+
+@dataclass
+class Emitter:
+    """Writes statements for values of a region.
+
+    pointers: the kernel's pointer variable of each region input. bound: values that are variables already (a matmul's
+    accumulator, finished column sums). sink(deps) is the list a statement goes to, given the axes it varies along.
+    whole_mask: the variable that masks elements varying along every axis.
+    """
+
+    region: Graph
+    space: Space
+    pointers: dict[Value, str]
+    sink: Callable[[Deps], list[str]]
+    bound: dict[Value, Term] = field(default_factory=dict[Value, Term])
+    whole_mask: str | None = None
+    row_axis: int | None = None  # the axis that row reductions reduce, held whole in a tile
+    terms: dict[tuple[Value, IndexMap | None], Term] = field(default_factory=dict[tuple[Value, IndexMap | None], Term])
+    coordinates: dict[int, str] = field(default_factory=dict[int, str])
+    loads: dict[IndexMap, tuple[Term, str | None]] = field(default_factory=dict[IndexMap, tuple[Term, str | None]])
+    streams: list[Node] = field(default_factory=list[Node])
+    maps: list[IndexMap] = field(default_factory=list[IndexMap])
+    reads: dict[Value, set[IndexMap]] = field(default_factory=dict[Value, set[IndexMap]])
+    counter: list[int] = field(default_factory=lambda: [0])
+
+    # ---- names and indices -------------------------------------------------------------------------------------
+
+    def fresh(self, prefix: str = "v") -> str:
+        self.counter[0] += 1
+        return f"{prefix}{self.counter[0]}"
+
+    def assign(self, expression: str, deps: Deps, comment: str = "", prefix: str = "v") -> Term:
+        name = self.fresh(prefix)
+        self.sink(deps).append(f"{name} = {expression}" + (f"  # {comment}" if comment else ""))
+        return Term(name, deps)
+
+    def coordinate(self, dim: int) -> str:
+        """The variable that holds the coordinate of a dimension: the axis itself, or a quotient and remainder of it."""
+        found = self.coordinates.get(dim)
+        if found is not None:
+            return found
+        axis = self.space.owner[dim]
+        name = self.space.axes[axis].name
+        first = sum(len(g) for g in self.space.dims[:axis])
+        group = self.space.dims[axis]
+        if len(group) > 1:
+            unit = row_major(group)[dim - first]
+            text = name if unit == 1 else f"{name} // {unit}"
+            if dim != first:
+                text = f"({text}) % {group[dim - first]}" if unit != 1 else f"{name} % {group[dim - first]}"
+            name = self.assign(text, frozenset((axis,)), prefix="i").text
+        self.coordinates[dim] = name
+        return name
+
+    def place(self, index: IndexMap) -> tuple[Term, str | None]:
+        """The element offset of a map, and the condition under which it is valid (None: always)."""
+        found = self.loads.get(index)
+        if found is not None:
+            return found
+        self.maps.append(index)
+        owner = self.space.owner
+        coordinates = [""] * len(owner)
+        conditions: list[str] = []
+        deps: Deps = frozenset()
+        text = "0"
+        for depth, view in enumerate(reversed(index.views)):
+            if depth == 0:
+                terms, deps = self._walk_axes(view, coordinates)
+            else:
+                terms = _terms(view, coordinates)
+            for i, d in enumerate(view.shape):
+                lo, hi = view.bound(i)
+                if depth == 0 and (lo, hi) != (0, d):
+                    deps |= {owner[i]}
+                    coordinates[i] = self.coordinate(i)
+                conditions += [f"({coordinates[i]} >= {lo})"] * (lo > 0) + [f"({coordinates[i]} < {hi})"] * (hi < d)
+            if view.offset or not terms:
+                terms.append(str(view.offset))
+            text = " + ".join(terms).replace("+ -", "- ")
+            if depth + 1 < len(index.views):
+                below = index.views[-depth - 2].shape
+                whole = self.assign(text, deps, prefix="i").text if len(terms) > 1 or "*" in text else text
+                coordinates = []
+                for i, (d, unit) in enumerate(zip(below, row_major(below), strict=True)):
+                    part = whole if unit == 1 else f"({whole} // {unit})"
+                    leading = all(n == 1 for n in below[:i])
+                    coordinates.append(f"{part}" if leading else f"({part} % {d})")
+        self.loads[index] = Term(text, deps), " & ".join(conditions) or None
+        return self.loads[index]
+
+    def _walk_axes(self, view: StridedView, coordinates: list[str]) -> tuple[list[str], Deps]:
+        """coordinate * stride for every dimension, or for a whole axis at once where one stride walks it."""
+        terms: list[str] = []
+        deps: Deps = frozenset()
+        first = 0
+        for a, group in enumerate(self.space.dims):
+            dims = range(first, first + len(group))
+            first += len(group)
+            moving = [i for i in dims if view.strides[i]]
+            if not moving:
+                continue
+            deps |= {a}
+            if len(group) > 1 and all(_walks_together(view, i) for i in dims[:-1]):
+                terms.append(_times(self.space.axes[a].name, view.strides[dims[-1]]))
+                continue
+            for i in moving:
+                coordinates[i] = self.coordinate(i)
+                terms.append(_times(coordinates[i], view.strides[i]))
+        return terms, deps
+
+    def mask(self, deps: Deps, valid: str | None = None) -> str:
+        """The condition under which elements varying along `deps` exist, as source."""
+        masks = {a: axis.mask for a, axis in enumerate(self.space.axes) if axis.mask}
+        parts = [masks[a] for a in sorted(deps) if a in masks]
+        if self.whole_mask and len(parts) == len(masks) > 0:
+            parts = [self.whole_mask]
+        return " & ".join([*parts, *([valid] if valid else [])]) or "None"
+
+    # ---- values ------------------------------------------------------------------------------------------------
+
+    def value(self, value: Value, index: IndexMap) -> Term:
+        """The variable that holds `value` at `index`; writes what it takes."""
+        found = self.bound.get(value) or self.terms.get((value, index))
+        if found is not None:
+            return found
+        lowering = value.node.op.lowering
+        if value in self.pointers:
+            term = self._load(value, index)
+        elif isinstance(lowering, View):
+            term = self._view(value.node, index)
+        elif isinstance(lowering, Reduce):
+            return self._reduce(value)
+        elif isinstance(lowering, Generator):
+            term = self._generator(value.node, index)
+        elif isinstance(lowering, Pointwise):
+            operands = [self.value(v, index) for v in value.node.inputs]
+            term = self._pointwise(value.node, lowering, operands)
+        else:
+            raise CompileError(f"{value.node.op.name} cannot stand inside a fused kernel", loc=value.node.loc)
+        self.terms[value, index] = term
+        return term
+
+    def _load(self, value: Value, index: IndexMap) -> Term:
+        self.reads.setdefault(value, set()).add(index)
+        place, valid = self.place(index)
+        other = "0.0" if value.dtype.is_float else "0"
+        text = f"lib.load({self.pointers[value]}, {place.text}, {self.mask(place.deps, valid)}, {other})"
+        return self.assign(text, place.deps, str(value.dtype), prefix="x")
+
+    def _view(self, node: Node, index: IndexMap) -> Term:
+        source = node.inputs[0]
+        below = node.op.lowering.map(node).then(index)  # type: ignore[union-attr]
+        inner = self.value(source, below)
+        if not node.op.lowering.map(node).masked:  # type: ignore[union-attr]
+            return inner
+        place, valid = self.place(below)
+        if valid is None:
+            return inner
+        fill = constant(node.attrs["fill"], node.type.dtype)
+        return self.assign(f"tl.where({valid}, {inner.text}, {fill})", inner.deps | place.deps, node.op.name)
+
+    def _generator(self, node: Node, index: IndexMap) -> Term:
+        scalars = [self.value(v, IndexMap.dense(v.shape).expand(index.shape)) for v in node.inputs]
+        place, _ = self.place(index)
+        text = node.op.lowering.render(node)  # type: ignore[union-attr]
+        names = {"index": f"({place.text})"}
+        if "stream" in node.attrs:
+            if node not in self.streams:
+                self.streams.append(node)
+            names["stream"] = f"stream{self.streams.index(node)}"
+        text = text.format(*(s.text for s in scalars), **{**node.attrs, **names})
+        return self.assign(rounded(text, node.type.dtype), place.deps, node.op.name)
+
+    def _pointwise(self, node: Node, lowering: Pointwise, operands: list[Term]) -> Term:
+        deps: Deps = frozenset().union(*(t.deps for t in operands))
+        if not operands:
+            return Term(constant(node.attrs["value"], node.type.dtype), deps)
+        text = lowering.render(node).format(*(t.text for t in operands), **node.attrs)
+        return self.assign(rounded(text, node.type.dtype), deps, node.op.name)
+
+    def _reduce(self, value: Value) -> Term:
+        """A row reduction: the tile holds whole rows, so it is one statement."""
+        found = self.terms.get((value, None))
+        if found is not None:
+            return found
+        node = value.node
+        source, axis = node.inputs[0], self.row_axis
+        if axis is None or source.ndim != 2:
+            raise CompileError(f"{node.op.name} does not fit this kernel", loc=node.loc)
+        inner = self.value(source, IndexMap.dense(source.shape).reshape(self.space.shape))
+        mask = self.space.axes[axis].mask
+        text = inner.text
+        if mask is not None or axis not in inner.deps:
+            neutral = constant(identity(node.op.lowering.kind, source.dtype), source.dtype)  # type: ignore[union-attr]
+            where = mask or f"({self.space.axes[axis].name} >= 0)"
+            text = f"tl.where({where}, {text}, {neutral})"
+        expression = reduction(node.op.lowering.kind, text, axis=1)  # type: ignore[union-attr]
+        term = self.assign(rounded(expression, node.type.dtype), inner.deps - {axis}, node.op.name)
+        self.terms[value, None] = term
+        return term
+
+
+def _times(coordinate: str, stride: int) -> str:
+    return coordinate if stride == 1 else f"{coordinate} * {stride}"
+
+
+def _terms(view: StridedView, coordinates: list[str]) -> list[str]:
+    return [_times(c, s) for c, s in zip(coordinates, view.strides, strict=True) if s]
+
+
+def constant(value: bool | int | float, dtype: DType) -> str:
+    """A literal as a typed Triton scalar."""
+    if dtype.is_float:
+        value = float(value)
+        text = repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
+    else:
+        text = repr(bool(value) if dtype is bool_ else int(value))
+    return f"tl.full((), {text}, tl.{triton_name(dtype.compute)})"
+
+
+def triton_name(dtype: DType) -> str:
+    """The name of a dtype in triton.language."""
+    return "int1" if dtype is bool_ else dtype.name
+
+
+def rounded(text: str, dtype: DType) -> str:
+    """An expression in the compute type, rounded to a 16-bit float dtype."""
+    if dtype is bfloat16:
+        return f"lib.round_bf16({text})"
+    return f"lib.round_fp16({text})" if dtype is float16 else text
+
+
+def reduction(kind: str, text: str, axis: int) -> str:
+    """Reduce a tile along an axis, keeping it with size 1. Functions of kernels/portable/reduction.py but for sums."""
+    if kind == "sum":
+        return f"tl.sum({text}, axis={axis}, keep_dims=True)"
+    return f"reduction.{kind}({text}, {axis})"
