@@ -14,6 +14,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from ..graph.access import base_of
 from ..graph.legalise import identity
 from ..graph.region import region_key
 from ..ir.graph import Graph
@@ -203,7 +204,14 @@ class _Writer:
 
     def _store(self, emitter: Emitter, value: Value, role: str, pointer: str, lines: list[str]) -> None:
         index = self._canonical(value, role, emitter.space)
-        term = emitter.value(value, index)
+        if role == "permuted":
+            base, order = base_of(value)
+            inverse = order.inverse()
+            assert inverse is not None
+            value, index = base, inverse.reshape(emitter.space.shape)
+            term = emitter.value(value, IndexMap.dense(value.shape).reshape(emitter.space.shape))
+        else:
+            term = emitter.value(value, index)
         place, _ = emitter.place(index)
         axes = {"row": len(emitter.space.axes) - 1, "column": 1}
         present = frozenset(range(len(emitter.space.axes))) - {axes.get(role, -1)}

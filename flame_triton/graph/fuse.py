@@ -42,7 +42,8 @@ def _no_ref(*_: object, **__: object) -> object:
     raise AssertionError("fused nodes are evaluated by graph/evaluate.py")
 
 
-# roles: for each output "full" (an element for each of the iteration space), "row" or "column"
+# roles: for each output "full" (an element for each of the iteration space, in order), "row", "column" or "permuted"
+# (a reordering view of a "full" value, stored in its own order)
 register(Op("fused", _fused_type, Fused("region"), _no_ref))
 register(Op("fused_matmul", _fused_type, Fused("matmul"), _no_ref))
 
@@ -53,7 +54,7 @@ class Cluster:
 
     kind: "region", "matmul" or "kernel"; level: above everything it reads; size: elements of the iteration space;
     rows: (M, N) once a row reduction has joined; groups: (G, R, N) once a column reduction has.
-    members: anchor -> "full", "row" or "column"; reads: what is loaded; cost: instructions per element.
+    members: anchor -> "full", "row", "column" or "permuted"; reads: what is loaded; cost: instructions per element.
     """
 
     kind: str
@@ -229,7 +230,7 @@ class _Fuser:
         found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None and c.level == top}
         vertical = sorted(found.values(), key=lambda c: c.kind != "matmul")
         for cluster in vertical:
-            role = self._role(cluster, anchor)
+            role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)
             if role:
                 return self._join(cluster, anchor, role)
         for v, _ in anchor.reads:
@@ -256,7 +257,10 @@ class _Fuser:
         if cluster.kind == "matmul":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
-            return "full" if whole and all(_same_elements(index, cluster.size) for _, index in inside) else None
+            straight = all(
+                cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside
+            )
+            return "full" if whole and straight else None
         if anchor.size == cluster.size:
             return "full" if self._fits_whole(cluster, anchor, inside) else None
         if anchor.reduce or not inside:
@@ -265,7 +269,19 @@ class _Fuser:
         if len(roles) != 1 or not all(_same_elements(index, anchor.size) for _, index in inside):
             return None
         role = roles.pop()
-        return role if role != "full" else None
+        return role if role in ("row", "column") else None
+
+    def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
+        """"permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""
+        chain = views_below(anchor.value)
+        base = next((v for v in chain[1:] if v in self.stored), chain[-1])
+        if base is anchor.value or base.size != cluster.size or map_onto(anchor.value, base).inverse() is None:
+            return None
+        if base in cluster.members:
+            return "permuted" if cluster.members[base] == "full" else None
+        if base in self.stored:
+            return None
+        return "permuted" if self._role(cluster, self._anchor(base)) == "full" else None
 
     def _belongs_to_rows(self, anchor: Anchor) -> bool:
         """True if only reductions over the anchor's own space, and what builds on them, read it: then the kernel of
@@ -289,6 +305,8 @@ class _Fuser:
                     return False
         for v, index in inside:
             role = cluster.members[v]
+            if role == "permuted":
+                return False
             if role == "full" and not _same_elements(index, cluster.size):
                 return False
             if role == "row" and (rows is None or not _same_rows(index, *rows)):

@@ -220,6 +220,22 @@ class IndexMap:
         offset = -sum(b * s for b, s in zip(before, own, strict=True))
         return self._through(shape, own, offset, tuple((b, b + d) for d, b in zip(self.shape, before, strict=True)))
 
+    def inverse(self) -> IndexMap | None:
+        """For a map that only reorders a dense buffer: the map from the buffer's elements, in order, to this map's
+        logical positions. None if elements are skipped, repeated or masked."""
+        view = self.strided
+        if view is None or view.bounds is not None or view.offset:
+            return None
+        own = row_major(view.shape)
+        axes = sorted((a for a, d in enumerate(view.shape) if d != 1), key=lambda a: -view.strides[a])
+        step = math.prod(view.shape)
+        for a in axes:
+            step //= view.shape[a]
+            if view.strides[a] != step:
+                return None
+        shape = tuple(view.shape[a] for a in axes)
+        return IndexMap((_view(shape, tuple(own[a] for a in axes), 0, None),))
+
     def positions(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Buffer offset and validity of every element, both of the logical shape (offset 0 where not valid)."""
         valid = np.ones(self.shape, np.bool_)
