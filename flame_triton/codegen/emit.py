@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..errors import CompileError
 from ..graph.legalise import identity
 from ..ir.graph import Graph
@@ -310,7 +312,7 @@ def _terms(view: StridedView, coordinates: list[str]) -> list[str]:
 def constant(value: bool | int | float, dtype: DType) -> str:
     """A literal as a typed Triton scalar."""
     if dtype.is_float:
-        value = float(value)
+        value = float(np.asarray(value).astype(dtype.numpy)) if dtype.is_low_precision else float(value)
         text = repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
     else:
         text = repr(bool(value) if dtype is bool_ else int(value))

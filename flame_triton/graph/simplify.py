@@ -75,14 +75,22 @@ class _Merger:
 
 
 def _fold(node: Node) -> Value | None:
-    """A pointwise node whose operands are all `full` is a `full` (float results are rounded to the node's dtype)."""
+    """A pointwise node whose operands are all `full` is a `full`, if no rounding is lost by saying so: operands and
+    result must be numbers that their dtypes hold exactly."""
     if not isinstance(node.op.lowering, Pointwise) or not node.inputs or len(node.outputs) != 1:
         return None
     if any(v.node.op.name != "full" for v in node.inputs):
         return None
-    arrays = [
-        np.asarray(v.node.attrs["value"], dtype=v.dtype.compute.numpy) for v in node.inputs
-    ]
+    arrays: list[np.ndarray[Any, Any]] = []
+    for v in node.inputs:
+        exact = np.asarray(v.node.attrs["value"])
+        held = exact.astype(v.dtype.numpy)
+        if not np.array_equal(held.astype(exact.dtype), exact, equal_nan=exact.dtype.kind == "f"):
+            return None
+        arrays.append(np.asarray(exact, dtype=np.float64 if v.dtype.is_float else v.dtype.numpy))
     with np.errstate(all="ignore"):
-        result = np.asarray(node.op.ref(*arrays, **node.attrs)).astype(node.type.dtype.numpy)
-    return call("full", node.type.shape, result.item(), node.type.dtype)
+        result = np.asarray(node.op.ref(*arrays, **node.attrs))
+        held = result.astype(node.type.dtype.numpy)
+    if not np.array_equal(held.astype(result.dtype), result, equal_nan=result.dtype.kind == "f"):
+        return None
+    return call("full", node.type.shape, held.item(), node.type.dtype)

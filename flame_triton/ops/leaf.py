@@ -103,13 +103,16 @@ def _full_ref(*, shape: tuple[int, ...], value: Any, dtype: DType) -> np.ndarray
     vjp=lambda node, g: [],
 )
 def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
-    """Every element equal to fill_value. dtype: default float32 for a float, int64 for an int, bool for a bool."""
+    """Every element equal to fill_value. dtype: default float32 for a float, int64 for an int, bool for a bool.
+
+    The node keeps the number as given and rounds it to the dtype when it runs, so that the float64 oracle sees 0.1.
+    """
     value = plain(fill_value)
     if not is_scalar(value):
         raise ArgumentError(f"fill_value must be a number, got {fill_value!r}", op="full")
     chosen = as_dtype(dtype) if dtype is not None else as_dtype(type(value))
     if chosen.is_float:
-        value = float(np.asarray(value, dtype=chosen.numpy))
+        value = float(value)
     elif chosen is bool_:
         value = bool(value)
     else:
@@ -149,6 +152,12 @@ def full_like(x: Value, fill_value: bool | int | float, dtype: DTypeLike | None 
     return full(x.shape, fill_value, dtype or x.dtype)
 
 
+def representable(value: bool | int | float, dtype: DType) -> bool:
+    """True if `dtype` holds the number exactly (NaN counts)."""
+    held = np.asarray(value).astype(dtype.numpy).item()
+    return bool(held == value) or (held != held and value != value)
+
+
 def constant_value(value: Value) -> bool | int | float | None:
     """The number that fills `value` if it is a `full`, seen through views; else None. Used by algebraic rules."""
     node = value.node
@@ -178,7 +187,7 @@ def _cast_simplify(node: Node) -> Value | None:
     source = node.inputs[0]
     if source.dtype is node.type.dtype:
         return source
-    if source.node.op.name == "full":
+    if source.node.op.name == "full" and representable(source.node.attrs["value"], source.dtype):
         return full(source.shape, source.node.attrs["value"], node.type.dtype)
     if source.node.op.name == "cast":
         first = source.node.inputs[0]
