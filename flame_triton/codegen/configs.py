@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from ..graph.plan import Target
 from .region import Generated
 
-INTERPRETED_BLOCK = 1 << 20  # elements; Triton's limit for one block
-
 
 @dataclass(frozen=True)
 class RegionConfig:
@@ -32,9 +30,9 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
     rows, columns = power_of_two(kernel.rows), power_of_two(kernel.columns)
     if target.interpreted:
         if kernel.form == "flat":
-            return RegionConfig(1, min(columns, INTERPRETED_BLOCK))
-        width = columns if kernel.whole_rows else min(columns, INTERPRETED_BLOCK)
-        return RegionConfig(max(1, min(rows, INTERPRETED_BLOCK // width)), width)
+            return RegionConfig(1, min(columns, target.block_limit))
+        width = columns if kernel.whole_rows else min(columns, target.block_limit)
+        return RegionConfig(max(1, min(rows, target.block_limit // width)), width)
     if kernel.form == "flat":
         return RegionConfig(1, min(1024, max(32, columns)))
     if kernel.form == "columns" and not kernel.whole_rows:

@@ -21,6 +21,7 @@ from ..ir.op import Generator, Pointwise, Reduce, View
 from ..types import DType, bfloat16, bool_, float16
 
 Deps = frozenset[int]
+NEVER = "tl.full((), False, tl.int1)"  # the condition of an element that is always masked
 
 
 @dataclass(frozen=True)
@@ -159,22 +160,32 @@ class Emitter:
         if found is not None:
             return found
         self.maps.append(index)
+        fixed = index.fixed()
+        if fixed is not None:
+            self.loads[index] = Term(str(fixed[0]), frozenset()), None if fixed[1] else NEVER
+            return self.loads[index]
         owner = self.space.owner
         coordinates = [""] * len(owner)
         conditions: list[str] = []
+        axes = self.space.axes
         deps: Deps = frozenset()
-        text = "0"
+        moving: set[str] = set()
+        text = whole = "0"
         for depth, view in enumerate(reversed(index.views)):
             if depth == 0:
                 terms, deps = self._walk_axes(view, coordinates)
+                moving = {axes[a].name for a in deps}
             else:
-                terms = _terms(view, coordinates)
+                terms = _terms(view, coordinates) or ([f"{whole} * 0"] if deps else [])
             for i, d in enumerate(view.shape):
                 lo, hi = view.bound(i)
                 if depth == 0 and (lo, hi) != (0, d):
                     deps |= {owner[i]}
                     coordinates[i] = self.coordinate(i)
                 conditions += [f"({coordinates[i]} >= {lo})"] * (lo > 0) + [f"({coordinates[i]} < {hi})"] * (hi < d)
+            if depth == 0:
+                names = {axes[a].name for a in deps}
+                terms += [f"{n} * 0" for n in sorted(names - moving)]  # what a mask varies along, the offset must too
             if view.offset or not terms:
                 terms.append(str(view.offset))
             text = " + ".join(terms).replace("+ -", "- ")
@@ -264,7 +275,7 @@ class Emitter:
         scalars = [self.value(v, IndexMap.dense(v.shape).expand(index.shape)) for v in node.inputs]
         place, _ = self.place(index)
         text = node.op.lowering.render(node)  # type: ignore[union-attr]
-        names = {"index": f"({place.text})"}
+        names = {"index": f"({place.text})" if place.deps else f"tl.full((), {place.text}, tl.int32)"}
         if "stream" in node.attrs:
             if node not in self.streams:
                 self.streams.append(node)

@@ -248,7 +248,7 @@ class _Writer:
         if form == "flat":
             arguments = [*pointers, "size", *numbers, "BLOCK: tl.constexpr"]
             lines = [f"i = tl.program_id(0){cast} * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]", "ok = i < size"]
-            return _define(name, arguments, lines + body["inside"])
+            return define_function(name, arguments, lines + body["inside"])
         arguments = [*pointers, "M", *numbers, "BLOCK_M: tl.constexpr", "BLOCK_N: tl.constexpr"]
         column = "tl.arange(0, BLOCK_N)[None, :]  # [1, BLOCK_N]"
         if not self.row_reduces:
@@ -257,7 +257,7 @@ class _Writer:
         whole = ["ok = m_ok & n_ok" if space.axes[-1].mask else "ok = m_ok"]
         if form == "tile":
             rows = f"m = tl.program_id(0){cast} * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]  # [BLOCK_M, 1]"
-            return _define(name, arguments, [rows, "m_ok = m < M", *names, *whole, *body["inside"]])
+            return define_function(name, arguments, [rows, "m_ok = m < M", *names, *whole, *body["inside"]])
         loop = [
             f"for start in range(0, {space.axes[1].size}, BLOCK_M):",
             "    m = start + tl.arange(0, BLOCK_M)[:, None]  # [BLOCK_M, 1]",
@@ -265,7 +265,7 @@ class _Writer:
             *("    " + line for line in (*whole, *body["inside"])),
         ]
         lines = [f"g = tl.program_id(0){cast}", *names, *body["before"], *loop, *body["after"]]
-        return _define(name, [a for a in arguments if a != "M"], lines)
+        return define_function(name, [a for a in arguments if a != "M"], lines)
 
     def _epilogue(self, name: str, space: Space, body: dict[str, list[str]], numbers: list[str]) -> str:
         n = space.axes[-1].size
@@ -277,7 +277,7 @@ class _Writer:
         unpack = [f"{v} = ptrs[{i}]" for i, v in enumerate(names) if re.search(rf"\b{v}\b", text)]
         wide = max(v.size for v in (*self.region.inputs, *self.region.outputs)) >= INT32_LIMIT
         index = ["m = m.to(tl.int64)", "n = n.to(tl.int64)"] if wide else ["b = b.to(tl.int32)"]
-        return _define(name, ["acc", "b", "m", "n", "mask", "ptrs"], [*unpack, *index, *masks, *body["inside"]])
+        return define_function(name, ["acc", "b", "m", "n", "mask", "ptrs"], [*unpack, *index, *masks, *body["inside"]])
 
     def _title(self, form: str) -> str:
         ops = [n.op.name for n in self.region.nodes if isinstance(n.op.lowering, Pointwise | Reduce | Generator)]
@@ -307,7 +307,7 @@ def _scalar(text: str) -> str:
     return text[len("tl.full((), ") : text.rindex(", ")]
 
 
-def _define(name: str, arguments: list[str], lines: list[str]) -> str:
+def define_function(name: str, arguments: list[str], lines: list[str]) -> str:
     head = f"@triton.jit\ndef {name}({', '.join(arguments)}):\n"
     if len(head.splitlines()[-1]) > 118:
         head = f"@triton.jit\ndef {name}(\n    {', '.join(arguments)},\n):\n"

@@ -16,13 +16,15 @@ class Target:
     """What the compiler needs to know about a device: nothing else decides what is generated.
 
     arch: compute capability times ten (80, 90); interpreted: kernels run in Triton's interpreter on the CPU;
-    processors: streaming multiprocessors; shared_bytes: shared memory one block may use.
+    processors: streaming multiprocessors; shared_bytes: shared memory one block may use; block_limit: elements that
+    one block of an interpreted generated kernel may hold (tests lower it, so that there are several tiles and tails).
     """
 
     arch: int = 90
     interpreted: bool = False
     processors: int = 132
     shared_bytes: int = 232448
+    block_limit: int = 1 << 20
 
 
 @dataclass(eq=False)

@@ -135,7 +135,10 @@ def _merge(inner: StridedView, outer: StridedView) -> StridedView | None:
         if len(walk) > 1:
             return None
         if not walk:
-            bounds = [(0, 0)] * len(bounds) if not lo <= origin[d] < hi else bounds
+            if not lo <= origin[d] < hi:  # nothing is valid: an empty bound says so, where there is an axis to hold it
+                if not bounds:
+                    return None
+                bounds[0] = (0, 0)
             continue
         axis, q = walk[0]
         if q > 0:
@@ -219,6 +222,22 @@ class IndexMap:
         shape = tuple(d + b + a for d, b, a in zip(self.shape, before, after, strict=True))
         offset = -sum(b * s for b, s in zip(before, own, strict=True))
         return self._through(shape, own, offset, tuple((b, b + d) for d, b in zip(self.shape, before, strict=True)))
+
+    def fixed(self) -> tuple[int, bool] | None:
+        """(offset, valid) if they are the same for every element, else None."""
+        outer = self.views[-1]
+        empty = any(lo >= hi for lo, hi in outer.bounds or ())
+        if empty:
+            return 0, False
+        if any(outer.strides) or outer.bounds is not None:
+            return None
+        offset = outer.offset
+        for view in reversed(self.views[:-1]):
+            coordinates = [offset // unit % d for d, unit in zip(view.shape, row_major(view.shape), strict=True)]
+            if any(not view.bound(a)[0] <= c < view.bound(a)[1] for a, c in enumerate(coordinates)):
+                return 0, False
+            offset = view.offset + sum(c * s for c, s in zip(coordinates, view.strides, strict=True))
+        return offset, True
 
     def inverse(self) -> IndexMap | None:
         """For a map that only reorders a dense buffer: the map from the buffer's elements, in order, to this map's

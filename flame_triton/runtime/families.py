@@ -5,9 +5,156 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..ir.node import Node
+import numpy as np
+
+from ..codegen.foreach import generate_body
+from ..codegen.region import generate
+from ..graph.plan import Argument, ConstantTable, KernelRef, Operand, PointerTable, Slot
+from ..ir.graph import Graph
+from ..ir.node import Node, make
+from ..ir.op import OPS, call
+from ..kernels.portable import foreach as foreach_kernel
+from ..kernels.portable import indexing
+from ..types import TensorType
 
 if TYPE_CHECKING:
     from .lower import Lowering
 
-FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {}
+_PACKAGE = "flame_triton.kernels.portable"
+PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
+
+
+def gather(lowering: Lowering, node: Node) -> None:
+    """out[i, :] = table[index[i], :]; inputs: table [rows, width], index [n]."""
+    table, index = node.inputs
+    (rows, width), count = table.shape, index.size
+    config = indexing.gather_heuristic(count, width, lowering.target.interpreted)
+    out = lowering.slots[node.out]
+    args: list[Argument] = [lowering.operand(table), lowering.operand(index), Operand(out, node.type.dtype)]
+    args += [count, rows, width, width, width]
+    lowering.emit(
+        node, KernelRef(f"{_PACKAGE}.indexing", "gather_rows"), indexing.gather_grid(count, width, config), args,
+        {"BLOCK_I": config.BLOCK_I, "BLOCK_W": config.BLOCK_W}, {"num_warps": config.num_warps},
+        [lowering.slot(table), lowering.slot(index)], [out], "gather",
+    )  # fmt: skip
+
+
+def scatter_add(lowering: Lowering, node: Node) -> None:
+    """out[r, :] = sum of g[i, :] where index[i] = r; inputs: index [n], g [n, width]."""
+    index, g = node.inputs
+    (rows, width), count = node.type.shape, index.size
+    config = indexing.scatter_heuristic(count, rows, width, lowering.target.interpreted)
+    out = lowering.slots[node.out]
+    args: list[Argument] = [lowering.operand(g), lowering.operand(index), Operand(out, node.type.dtype)]
+    args += [count, rows, width, width, width]
+    constexprs = {"BLOCK_R": config.BLOCK_R, "BLOCK_W": config.BLOCK_W, "BLOCK_I": config.BLOCK_I, "SCAN": config.SCAN}
+    lowering.emit(
+        node, KernelRef(f"{_PACKAGE}.indexing", "scatter_add_rows"), indexing.scatter_grid(rows, width, config), args,
+        constexprs, {"num_warps": config.num_warps}, [lowering.slot(index), lowering.slot(g)], [out], "scatter_add",
+    )  # fmt: skip
+
+
+def foreach(lowering: Lowering, node: Node) -> None:
+    """One pointwise graph over many tensors; inputs: rows of tensors, then scalars; outputs: rows of results."""
+    body: Graph = node.attrs["body"]
+    rows: int = node.attrs["rows"]
+    results = [lowering.slots[v] for v in node.outputs]
+    out = len(body.outputs)
+    slots = (len(node.inputs) - _scalars(node)) // rows
+    sizes = [node.outputs[i * out].size for i in range(rows)]
+    config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
+    written = [
+        [Operand(results[i * out + j], v.dtype) for j, v in enumerate(body.outputs)] for i in range(rows)
+    ]
+    index = len(lowering.launches)
+    _launch_rows(lowering, node, slots, written, config, results, None)
+    for i in range(rows):
+        for j, made in enumerate(body.outputs):
+            for k in range(slots):
+                read = node.inputs[i * slots + k]
+                if read.dtype.itemsize == made.dtype.itemsize:
+                    lowering.in_place.append((index, results[i * out + j], lowering.slot(read)))
+
+
+def foreach_sum(lowering: Lowering, node: Node) -> None:
+    """The sum of one pointwise value over all elements of many tensors: partial sums, then their sum in order."""
+    rows: int = node.attrs["rows"]
+    slots = (len(node.inputs) - _scalars(node)) // rows
+    sizes = [node.inputs[i * slots].size for i in range(rows)]
+    config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
+    chunk = config.CHUNK
+    while sum(sizes) > chunk * PARTIALS:
+        chunk *= 2
+    config = foreach_kernel.Config(config.BLOCK, chunk, config.num_warps)
+    count = len(foreach_kernel.chunks(sizes, chunk))
+    partials = Slot("arena", count * node.type.dtype.itemsize)
+    _launch_rows(lowering, node, slots, [[] for _ in range(rows)], config, [partials], Operand(partials, node.type.dtype))
+    total = _total(node.type, count)
+    kernel = generate(total, ("row",))
+    width = 1 << max(count - 1, 0).bit_length()
+    out = lowering.slots[node.out]
+    args = (Operand(partials, node.type.dtype), Operand(out, node.type.dtype), 1)
+    lowering.emit(
+        node, KernelRef(kernel.name, kernel.name, kernel.source), (1, 1), args, {"BLOCK_M": 1, "BLOCK_N": width},
+        {"num_warps": min(16, max(1, width // 512))}, [partials], [out], "foreach_sum total",
+    )  # fmt: skip
+
+
+def _total(result: TensorType, count: int) -> Graph:
+    """The region that sums `count` partial sums."""
+    attrs = {"shape": (1, count), "dtype": result.dtype, "name": None}
+    first = make(OPS["input"], [], **attrs).out
+    summed = make("sum", [first], axes=(1,)).out if count > 1 else first
+    return Graph((first,), (call("reshape", summed, result.shape),))
+
+
+def _scalars(node: Node) -> int:
+    """How many of the node's last inputs are shared scalars."""
+    body: Graph = node.attrs["body"]
+    rows: int = node.attrs["rows"]
+    # len(inputs) = rows * slots + scalars and len(body.inputs) = slots + scalars
+    if rows == 1:
+        return node.attrs["scalars"]
+    slots = (len(node.inputs) - len(body.inputs)) // (rows - 1)
+    return len(body.inputs) - slots
+
+
+def _launch_rows(
+    lowering: Lowering,
+    node: Node,
+    slots: int,
+    written: list[list[Operand]],
+    config: foreach_kernel.Config,
+    writes: list[Slot],
+    partials: Operand | None,
+) -> None:
+    body: Graph = node.attrs["body"]
+    rows: int = node.attrs["rows"]
+    read = [[lowering.operand(node.inputs[i * slots + k]) for k in range(slots)] for i in range(rows)]
+    table = PointerTable(tuple((*r, *w) for r, w in zip(read, written, strict=True)))
+    sizes = [node.inputs[i * slots].size for i in range(rows)]
+    chunks = np.asarray(foreach_kernel.chunks(sizes, config.CHUNK), np.int64).reshape(-1, 3)
+    scalars = tuple(lowering.operand(v) for v in node.inputs[rows * slots :])
+    name, source = generate_body(body, slots, partials is not None)
+    dtypes = [v.dtype for v in body.inputs[:slots]] + ([] if partials else [v.dtype for v in body.outputs])
+    constexprs = {
+        "BODY": KernelRef(name, name, source),
+        "DTYPES": tuple(KernelRef("triton.language", "int1" if d.name == "bool" else d.name) for d in dtypes),
+        "BLOCK": config.BLOCK,
+        "CHUNK": config.CHUNK,
+    }
+    args: list[Argument] = [table, ConstantTable(chunks), scalars, *([partials] if partials else [])]
+    kernel = KernelRef(f"{_PACKAGE}.foreach", "foreach_sum" if partials else "foreach")
+    reads = [lowering.slot(v) for v in node.inputs]
+    lowering.emit(
+        node, kernel, (len(chunks),), args, constexprs, {"num_warps": config.num_warps}, reads, writes,
+        f"{name} x {rows}",
+    )  # fmt: skip
+
+
+FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
+    "gather": gather,
+    "scatter_add": scatter_add,
+    "foreach": foreach,
+    "foreach_sum": foreach_sum,
+}
