@@ -47,6 +47,16 @@ class DType:
         """The type in which a kernel holds values of this type in registers."""
         return float32 if self.is_low_precision else self
 
+    @property
+    def eps(self) -> float:
+        """The distance from 1 to the next larger number of a floating type."""
+        return float(ml_dtypes.finfo(self.numpy).eps)
+
+    @property
+    def largest(self) -> float:
+        """The largest finite number of a floating type."""
+        return float(ml_dtypes.finfo(self.numpy).max)
+
     def __repr__(self) -> str:
         return self.name
 

@@ -1,12 +1,17 @@
 """How ops are defined: argument coercion, and short constructors for the families.
 
-A public function takes Values, Python scalars and arrays, makes broadcasts and casts explicit, and builds one node.
+A public function takes Values, Python scalars and arrays, makes broadcasts and casts explicit, and builds one node
+(`define`, `pointwise`, `unary`) or a few (`composed`). Whatever is wrong with its arguments, the error names the
+function and the user's own line.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,10 +44,9 @@ def as_value(x: Operand, dtype: DType | None = None) -> Value:
         return x
     if is_scalar(x):
         x = plain(x)
-        natural = call_dtype(x)
-        return call("full", (), x, dtype or natural)
+        return call("full", (), x, dtype or call_dtype(x))
     if isinstance(x, np.ndarray | list | tuple) or hasattr(x, "__array__"):
-        return call("constant", np.asarray(x), dtype)
+        return call("constant", x, dtype)
     raise DTypeError(f"expected a Value, an array or a number, got {type(x).__name__}")
 
 
@@ -58,16 +62,9 @@ def promote_operands(name: str, *operands: Operand, float_result: bool = False) 
     """
     tensors = [as_value(x) for x in operands if not is_scalar(x)]
     scalars = [plain(x) for x in operands if is_scalar(x)]
-    if tensors:
-        common = tensors[0].dtype
-        for t in tensors[1:]:
-            common = _promote_dimensioned(common, t, tensors)
-        for s in scalars:
-            common = promote_scalar(common, s)
-    else:
-        common = call_dtype(scalars[0])
-        for s in scalars[1:]:
-            common = promote(common, call_dtype(s))
+    common = _common(tensors) if tensors else call_dtype(scalars[0])
+    for s in scalars:
+        common = promote_scalar(common, s) if tensors else promote(common, call_dtype(s))
     if float_result and not common.is_float:
         common = float32
     it = iter(tensors)
@@ -75,20 +72,14 @@ def promote_operands(name: str, *operands: Operand, float_result: bool = False) 
     return broadcast(name, *values)
 
 
-def _promote_dimensioned(common: DType, t: Value, tensors: Sequence[Value]) -> DType:
-    """torch: a 0-d tensor, like a scalar, does not widen a tensor with dimensions within one category."""
-    lead = [v for v in tensors if v.ndim]
-    if not lead or all(v.ndim for v in tensors):
-        return promote(common, t.dtype)
-    strong = lead[0].dtype
-    for v in lead[1:]:
-        strong = promote(strong, v.dtype)
-    for v in tensors:
-        if not v.ndim:
-            rank = {"b": 0, "u": 1, "i": 1, "f": 2}
-            if rank[v.dtype.kind] > rank[strong.kind]:
-                strong = v.dtype
-    return strong
+def _common(tensors: Sequence[Value]) -> DType:
+    """torch's rule: a 0-d tensor, like a scalar, does not widen tensors with dimensions within one category."""
+    strong = [v.dtype for v in tensors if v.ndim]
+    weak = [v.dtype for v in tensors if not v.ndim]
+    if not strong or not weak:
+        return functools.reduce(promote, strong or weak)
+    lead, extra = functools.reduce(promote, strong), functools.reduce(promote, weak)
+    return lead if lead.is_float or (lead.is_integer and not extra.is_float) else promote(lead, extra)
 
 
 def broadcast(name: str, *values: Value) -> list[Value]:
@@ -101,58 +92,79 @@ def broadcast(name: str, *values: Value) -> list[Value]:
     return [v if v.shape == shape else call("broadcast_to", v, shape) for v in values]
 
 
-def same_type(*types: TensorType) -> TensorType:
-    """Shape rule of pointwise ops: the operands are already of one type."""
-    return types[0]
+# ---- gradient rules --------------------------------------------------------------------------------------------
 
 
-def pointwise(
-    name: str,
-    expr: str | Callable[[Node], str],
-    ref: Callable[..., Any],
-    vjp: Callable[..., Sequence[Value | None]] | None,
-    *,
-    doc: str,
-    infer: Callable[..., TensorType] = same_type,
-    samples: Callable[[], Sequence[Sample]] | None = None,
-    simplify: Callable[[Node], Value | None] | None = None,
-    float_result: bool = False,
-    cost: int = 1,
-    parameters: Sequence[str] | None = None,
-    aliases: Sequence[str] = (),
-) -> Callable[..., Value]:
-    """Define and register a pointwise op whose public function promotes and broadcasts its operands.
+def wide(x: Value) -> Value:
+    """x in the dtype in which kernels compute it: float32 for 16-bit floats, else its own."""
+    return call("cast", x, x.dtype.compute)
 
-    parameters: operand names, for the function's signature; default x (one operand), x and y (two).
+
+Rule: TypeAlias = Callable[..., "Value | Sequence[Value | None]"]
+
+
+def in_compute_type(rule: Rule) -> Callable[[Node, Value], list[Value | None]]:
+    """A gradient rule for 16-bit floats that rounds once: rule(g, y, *inputs, **attrs) works in the compute type.
+
+    g: the cotangent of the result y. It gives one cotangent per input (or the only one), which are then cast down.
     """
-    names = list(parameters or ["x", "y", "z"][: _arity(ref)])
 
-    def function(*operands: Operand) -> Value:
-        if len(operands) != len(names):
-            raise TypeError(f"{name}() takes {len(names)} operands, got {len(operands)}")
-        return make(op, promote_operands(name, *operands, float_result=float_result)).out
+    def vjp(node: Node, g: Value) -> list[Value | None]:
+        found = rule(wide(g), wide(node.out), *map(wide, node.inputs), **node.attrs)
+        cotangents = [found] if isinstance(found, Value) else found
+        pairs = zip(cotangents, node.inputs, strict=True)
+        return [None if c is None else call("cast", c, v.dtype) for c, v in pairs]
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in names], return_annotation=Value
-    )
-    op = register(
-        Op(name, infer, Pointwise(expr, cost), ref, vjp, simplify, samples, function, doc=doc)
-    )
-    public(function, name)
-    for alias in aliases:
-        public(function, alias)
-    return function
+    return vjp
 
 
-def _arity(ref: Callable[..., Any]) -> int:
-    if isinstance(ref, np.ufunc):
-        return ref.nin
-    return sum(
-        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-        for p in inspect.signature(ref).parameters.values()
-    )
+def flat(node: Node, g: Value) -> list[Value | None]:
+    """The gradient rule of a step function: zero almost everywhere."""
+    return [call("full", v.shape, 0, v.dtype) for v in node.inputs]
+
+
+# ---- registration ----------------------------------------------------------------------------------------------
+
+Samples: TypeAlias = "Callable[[], Sequence[Sample]] | None"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A public function together with calls of it, for the tests that the registry drives."""
+
+    function: Callable[..., Any]
+    samples: Callable[[], Sequence[Sample]]
+
+
+SAMPLED: dict[str, Sampled] = {}
+
+
+def publish(function: Callable[..., Any], name: str, samples: Samples, aliases: Sequence[str]) -> Callable[..., Any]:
+    """Enter a public function under its name and aliases; its errors then name it and the user's line."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except FlameError as error:
+            error.op = error.op or name
+            error.loc = error.loc or user_location()
+            raise
+
+    for label in (name, *aliases):
+        public(checked, label)
+    if samples is not None:
+        SAMPLED[name] = Sampled(checked, samples)
+    return checked
+
+
+def composed(
+    function: Callable[..., Any] | None = None, *, samples: Samples = None, aliases: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """Decorator on a public function that builds other ops and has none of its own."""
+    if function is None:
+        return functools.partial(composed, samples=samples, aliases=aliases)
+    return publish(function, function.__name__, samples, aliases)
 
 
 def define(
@@ -163,7 +175,7 @@ def define(
     ref: Callable[..., Any],
     vjp: Callable[..., Sequence[Value | None]] | None = None,
     simplify: Callable[[Node], Value | None] | None = None,
-    samples: Callable[[], Sequence[Sample]] | None = None,
+    samples: Samples = None,
     unique: bool = False,
     residual: tuple[int, ...] = (),
     aliases: Sequence[str] = (),
@@ -171,15 +183,109 @@ def define(
     """Decorator on a public function: registers the op `name`, with the function's docstring as the op's own."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        register(
-            Op(name, infer, lowering, ref, vjp, simplify, samples, function, unique, residual, function.__doc__ or "")
-        )
-        public(function, function.__name__)
-        for alias in aliases:
-            public(function, alias)
-        return function
+        checked = publish(function, function.__name__, samples, aliases)
+        doc = function.__doc__ or ""
+        register(Op(name, infer, lowering, ref, vjp, simplify, samples, checked, unique, residual, doc))
+        return checked
 
     return decorate
+
+
+def same_type(x: TensorType, *_: TensorType, **__: Any) -> TensorType:
+    """Shape rule of pointwise ops: the operands are already of one type."""
+    return x
+
+
+def numeric(x: TensorType, *_: TensorType, **__: Any) -> TensorType:
+    """Shape rule of pointwise arithmetic that makes no sense for bool."""
+    if x.dtype is bool_:
+        raise DTypeError("is not defined for bool; cast to an integer type, or use a logical op")
+    return x
+
+
+def floating(x: TensorType, *_: TensorType, **__: Any) -> TensorType:
+    """Shape rule of pointwise ops on floating tensors alone."""
+    if not x.dtype.is_float:
+        raise DTypeError(f"needs a floating tensor, got {x.dtype}")
+    return x
+
+
+def pointwise(
+    name: str,
+    expr: str | Callable[[Node], str],
+    ref: Callable[..., Any],
+    vjp: Callable[..., Sequence[Value | None]] | None,
+    *,
+    doc: str,
+    operands: Sequence[str] = ("x", "y"),
+    infer: Callable[..., TensorType] = same_type,
+    samples: Samples = None,
+    simplify: Callable[[Node], Value | None] | None = None,
+    shortcut: Callable[..., Value | None] | None = None,
+    float_result: bool = False,
+    cost: int = 1,
+    aliases: Sequence[str] = (),
+) -> Callable[..., Value]:
+    """Define and register a pointwise op without attributes; its function promotes and broadcasts the operands.
+
+    operands: their names, for the function's signature. float_result: integers and bools become float32 first.
+    A Python number that a 16-bit float does not hold exactly is used in float32, and the result rounded, as in torch.
+    shortcut: from the promoted operands to a Value that needs no such node, or None.
+    """
+
+    def function(*args: Operand) -> Value:
+        if len(args) != len(operands):
+            raise TypeError(f"{name}() takes {len(operands)} operands, got {len(args)}")
+        values = promote_operands(name, *args, float_result=float_result)
+        result = infer(*(v.type for v in values)).dtype
+        if result.is_low_precision and any(_loses(x, result) for x in args):
+            args = tuple(x if is_scalar(x) else wide(as_value(x)) for x in args)
+            values = promote_operands(name, *args, float_result=float_result)
+        found = shortcut(*values) if shortcut else None
+        return call("cast", make(op, values).out if found is None else found, result)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in operands], return_annotation=Value
+    )
+    checked = publish(function, name, samples, aliases)
+    op = register(Op(name, infer, Pointwise(expr, cost), ref, vjp, simplify, samples, checked, doc=doc))
+    return checked
+
+
+def _loses(x: Operand, dtype: DType) -> bool:
+    """True for a number that `dtype` rounds."""
+    return is_scalar(x) and math.isfinite(x) and float(np.asarray(x, dtype.numpy)) != x
+
+
+def unary(
+    name: str,
+    expr: str | Callable[[Node], str],
+    ref: Callable[..., Any],
+    rule: Rule,
+    *,
+    doc: str,
+    domain: tuple[float, float] = (-3.0, 3.0),
+    cost: int = 12,
+    aliases: Sequence[str] = (),
+) -> Callable[..., Value]:
+    """A floating function of one operand. rule(g, y, x): the cotangent of x; domain: where samples are drawn."""
+    low, high = domain
+    calls = samples(*(Sample((randn(*shape, low=low, high=high),)) for shape in ((3, 5), (17,), (1,), ())))
+    return pointwise(
+        name,
+        expr,
+        ref,
+        in_compute_type(rule),
+        doc=doc,
+        operands=("x",),
+        infer=floating,
+        samples=calls,
+        float_result=True,
+        cost=cost,
+        aliases=aliases,
+    )
 
 
 def samples(*calls: Sample) -> Callable[[], Sequence[Sample]]:
@@ -191,5 +297,10 @@ def randn(*shape: int, seed: int = 0, low: float | None = None, high: float | No
     """A reproducible float64 test array: normal, or uniform on [low, high)."""
     rng = np.random.default_rng((seed, *shape))
     if low is not None and high is not None:
-        return rng.uniform(low, high, shape)
-    return rng.standard_normal(shape)
+        return np.asarray(rng.uniform(low, high, shape))
+    return np.asarray(rng.standard_normal(shape))
+
+
+def integers(*shape: int, low: int = 0, high: int, seed: int = 0) -> np.ndarray:
+    """A reproducible int64 test array, uniform on [low, high)."""
+    return np.asarray(np.random.default_rng((seed, *shape)).integers(low, high, shape))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError, DTypeError
 from ..ir.node import Node, Value, make
-from ..ir.op import Leaf, Pointwise, Sample, public
-from ..types import DType, DTypeLike, TensorType, bool_, check_shape, float32
+from ..ir.op import Generator, Leaf, Pointwise, Sample, call
+from ..types import DType, DTypeLike, TensorType, bool_, check_shape, float32, int64
 from ..types import dtype as as_dtype
-from .define import as_value, define, is_scalar, plain, randn, samples
+from .define import as_value, composed, define, is_scalar, plain, randn, samples
 
 
 def _leaf_type(*, shape: tuple[int, ...], dtype: DType, **_: Any) -> TensorType:
@@ -67,13 +68,17 @@ def _constant_type(*, array: np.ndarray, dtype: DType) -> TensorType:
 
 @define("constant", infer=_constant_type, lowering=Leaf(), ref=lambda *, array, dtype: array.astype(dtype.numpy))
 def constant(array: Any, dtype: DTypeLike | None = None) -> Value:
-    """An array known when the graph is built, held in device memory. dtype: default the array's own."""
-    array = np.array(array)
-    chosen = as_dtype(dtype) if dtype is not None else as_dtype(array.dtype)
-    if array.size == 1 and array.ndim == 0:
-        return full((), array.item(), chosen)
-    array.setflags(write=False)
-    return make("constant", [], array=array, dtype=chosen).out
+    """An array known when the graph is built, held in device memory.
+
+    dtype: default the array's own; numbers and lists of Python floats become float32.
+    """
+    data = np.array(array)
+    own = as_dtype(float if data.dtype == np.float64 and not hasattr(array, "dtype") else data.dtype)
+    chosen = as_dtype(dtype) if dtype is not None else own
+    if not data.ndim:
+        return cast(full((), data.item(), own), chosen)
+    data.setflags(write=False)
+    return make("constant", [], array=data, dtype=chosen).out
 
 
 def literal(value: bool | int | float) -> str:
@@ -122,31 +127,31 @@ def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTyp
     return make("full", [], shape=check_shape(shape), value=value, dtype=chosen).out
 
 
-@public
+@composed
 def zeros(shape: Sequence[int] | int, dtype: DTypeLike = float32) -> Value:
     """Zeros of `shape` and `dtype`."""
     return full(shape, 0, dtype)
 
 
-@public
+@composed
 def ones(shape: Sequence[int] | int, dtype: DTypeLike = float32) -> Value:
     """Ones of `shape` and `dtype`."""
     return full(shape, 1, dtype)
 
 
-@public
+@composed
 def zeros_like(x: Value, dtype: DTypeLike | None = None) -> Value:
     """Zeros of x's shape; dtype: default x's."""
     return full(x.shape, 0, dtype or x.dtype)
 
 
-@public
+@composed
 def ones_like(x: Value, dtype: DTypeLike | None = None) -> Value:
     """Ones of x's shape; dtype: default x's."""
     return full(x.shape, 1, dtype or x.dtype)
 
 
-@public
+@composed
 def full_like(x: Value, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
     """fill_value in x's shape; dtype: default x's."""
     return full(x.shape, fill_value, dtype or x.dtype)
@@ -227,4 +232,36 @@ def stop_gradient(x: Value) -> Value:
     return make("stop_gradient", [as_value(x)]).out
 
 
-Initialiser = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
+def _arange_ref(*, n: int, dtype: DType) -> np.ndarray:
+    return np.arange(n).astype(dtype.numpy)
+
+
+@define(
+    "arange",
+    infer=lambda *, n, dtype: TensorType((n,), dtype),
+    lowering=Generator(lambda node: "({index}).to(tl." + node.type.dtype.compute.name + ")"),
+    ref=_arange_ref,
+    vjp=lambda node, g: [],
+    samples=samples(Sample((7,)), Sample((3, 12, 4)), Sample((5, -2, -3)), Sample((0.5, 2.1, 0.25)), Sample((3, 3))),
+)
+def arange(
+    start: int | float, stop: int | float | None = None, step: int | float = 1, dtype: DTypeLike | None = None
+) -> Value:
+    """start + i * step for i = 0, 1, ... up to but without stop, as numpy.arange.
+
+    dtype: default int64 if all three are ints, else float32; an integer type needs integers. Floats are computed in
+    float32 (float64 for float64) and rounded once.
+    """
+    if stop is None:
+        start, stop = 0, start
+    if step == 0:
+        raise ArgumentError("step must not be zero")
+    whole = all(isinstance(v, int) for v in (start, stop, step))
+    chosen = as_dtype(dtype) if dtype is not None else int64 if whole else float32
+    if chosen is bool_ or (chosen.is_integer and not whole):
+        raise DTypeError(f"cannot count from {start} to {stop} by {step} in {chosen}")
+    n = max(0, math.ceil((stop - start) / step))
+    result = make("arange", [], n=n, dtype=chosen.compute).out
+    result = result if step == 1 else call("mul", result, step)
+    result = result if start == 0 else call("add", result, start)
+    return cast(result, chosen)

@@ -41,8 +41,12 @@ def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:
     ref=_ref,
     vjp=_vjp,
     samples=samples(
-        Sample((randn(5, 7), randn(7, 3))), Sample((randn(2, 1, 3, 4), randn(3, 4, 5))), Sample((randn(4), randn(4))),
-        Sample((randn(3, 4, 5), randn(5))), Sample((randn(2, 3, 4), randn(4, 6))), Sample((randn(17, 33), randn(33, 1))),
+        Sample((randn(5, 7), randn(7, 3))),
+        Sample((randn(2, 1, 3, 4), randn(3, 4, 5))),
+        Sample((randn(4), randn(4))),
+        Sample((randn(3, 4, 5), randn(5))),
+        Sample((randn(2, 3, 4), randn(4, 6))),
+        Sample((randn(17, 33), randn(33, 1))),
     ),
     aliases=("bmm", "mm"),
 )

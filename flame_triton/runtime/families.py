@@ -60,7 +60,7 @@ def foreach(lowering: Lowering, node: Node) -> None:
     rows: int = node.attrs["rows"]
     results = [lowering.slots[v] for v in node.outputs]
     out = len(body.outputs)
-    slots = (len(node.inputs) - _scalars(node)) // rows
+    slots = _slots(node)
     sizes = [node.outputs[i * out].size for i in range(rows)]
     config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
     written = [
@@ -79,7 +79,7 @@ def foreach(lowering: Lowering, node: Node) -> None:
 def foreach_sum(lowering: Lowering, node: Node) -> None:
     """The sum of one pointwise value over all elements of many tensors: partial sums, then their sum in order."""
     rows: int = node.attrs["rows"]
-    slots = (len(node.inputs) - _scalars(node)) // rows
+    slots = _slots(node)
     sizes = [node.inputs[i * slots].size for i in range(rows)]
     config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
     chunk = config.CHUNK
@@ -108,15 +108,9 @@ def _total(result: TensorType, count: int) -> Graph:
     return Graph((first,), (call("reshape", summed, result.shape),))
 
 
-def _scalars(node: Node) -> int:
-    """How many of the node's last inputs are shared scalars."""
-    body: Graph = node.attrs["body"]
-    rows: int = node.attrs["rows"]
-    # len(inputs) = rows * slots + scalars and len(body.inputs) = slots + scalars
-    if rows == 1:
-        return node.attrs["scalars"]
-    slots = (len(node.inputs) - len(body.inputs)) // (rows - 1)
-    return len(body.inputs) - slots
+def _slots(node: Node) -> int:
+    """How many tensors one row of operands holds."""
+    return (len(node.inputs) - node.attrs["scalars"]) // node.attrs["rows"]
 
 
 def _launch_rows(

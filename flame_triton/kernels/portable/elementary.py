@@ -1,9 +1,9 @@
 """Elementary functions that tl lacks, or that are only approximate when compiled.
 
 Every function takes float32 or float64 tensors (16-bit floats are computed in float32) and returns the same dtype and
-shape. The same formula runs interpreted and compiled. Errors are at most 5 ulp
-in float32 and 1e-15 relative in float64 (pow at the ends of the range: 5e-15), also near zero; NaN gives NaN. A
-compiled float32 result below 2^-126 may be flushed to zero.
+shape. The same formula runs interpreted and compiled. Errors are at most 5 ulp in float32 and 1e-15 relative in
+float64 (pow at the ends of the range: 5e-15), also near zero; NaN gives NaN. A compiled float32 result below 2^-126
+may be flushed to zero.
 
 Polynomials interpolate at Chebyshev nodes, coefficients highest power first; the range they hold on stands beside
 them. Products in compensated sums are exact by construction, so FMA fusion changes no result.
@@ -40,29 +40,29 @@ LOG10E = tl.constexpr(0.4342944819032518)
 # (expm1(r) - r) / r^2 for |r| <= 0.35
 _EXPM1_F32 = coefficients(
     1.989198e-04, 1.3934541e-03, 8.3333105e-03, 4.1666456e-02, 1.6666667e-01, 0.5,
-)
+)  # fmt: skip
 _EXPM1_F64 = coefficients(
     2.0915442297780116e-09, 2.5106274733573296e-08, 2.75572718102198e-07, 2.755725283351691e-06,
     2.4801587327007187e-05, 0.00019841269876864356, 0.0013888888888883327, 0.008333333333325544,
     0.04166666666666667, 0.1666666666666667, 0.5,
-)
+)  # fmt: skip
 # (tanh(x) - x) / x^3 in x^2, for |x| <= 0.55
 _TANH_F32 = coefficients(
     -6.6102277e-03, 2.1309389e-02, -5.390943e-02, 1.3333113e-01, -3.333333e-01,
-)
+)  # fmt: skip
 # (2 atanh(s) - 2 s) / s^3 in s^2, for |s| <= 0.1716
 _ATANH_F32 = coefficients(
     2.3330964e-01, 2.8550804e-01, 4.0000123e-01, 6.666667e-01,
-)
+)  # fmt: skip
 _ATANH_F64 = coefficients(
     0.1308723619665962, 0.13268714792348096, 0.15386241881938595, 0.18181795600060793, 0.22222222392489008,
     0.28571428570801954, 0.4000000000000088, 0.6666666666666666,
-)
+)  # fmt: skip
 # erfc(x) exp(x^2) in t = (x - k) / (x + k); k = 3.75, x in [0, 10.5] and k = 4, x in [0, 27.5]
 _ERFC_F32 = coefficients(
     -2.1014015e-04, -3.0576855e-05, 1.8289359e-03, -8.210519e-03, 2.413988e-02, -5.4804347e-02, 1.0260438e-01,
     -1.6357177e-01, 2.2600807e-01, -2.7342194e-01, 1.4558972e-01,
-)
+)  # fmt: skip
 _ERFC_F64 = coefficients(
     -7.465910669306707e-11, -2.669229245079985e-10, 4.0323852211538405e-10, 2.400066311484137e-09,
     -2.5331851204836047e-09, -1.6028934226282836e-08, 2.541525641709067e-08, 9.68229859897983e-08,
@@ -70,14 +70,15 @@ _ERFC_F64 = coefficients(
     -2.2556024401076776e-05, 7.898316979491199e-05, -2.1761722992507406e-05, -0.0007991268126307132,
     0.004060263624056806, -0.012843946031416012, 0.031299056518680375, -0.06310781563973361, 0.10896317739890528,
     -0.1642578166973092, 0.21871967891826488, -0.25906804876017164, 0.13699945762506138,
-)
+)  # fmt: skip
 
 
 @triton.jit
 def polynomial(x, TABLE: tl.constexpr):
     """Horner's rule over a table of at least two `coefficients`."""
+    END: tl.constexpr = TABLE[0]
     p = x * TABLE[1] + TABLE[2]
-    for i in tl.static_range(3, TABLE[0]):
+    for i in tl.static_range(3, END):
         p = p * x + TABLE[i]
     return p
 

@@ -23,6 +23,7 @@ from .arithmetic import (
     isnan,
     maximum,
     minimum,
+    neg,
     reciprocal,
     remainder,
     round,
@@ -85,6 +86,7 @@ __all__ = [
     "log10",
     "maximum",
     "minimum",
+    "neg",
     "normal",
     "pow",
     "randint_bits",
@@ -207,8 +209,8 @@ def _philox(seed, index, stream, step):
     """The four 32-bit words of Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index, stream, step)."""
     low = index.to(tl.uint32)
     high = (index.to(tl.int64) >> 32).to(tl.uint32)
-    stream = tl.to_tensor(stream).to(tl.uint32)
-    step = tl.to_tensor(step).to(tl.uint32)
+    stream = tl.cast(stream, tl.uint32)
+    step = tl.cast(step, tl.uint32)
     return tl.philox(seed, low, high, stream, step)
 
 

@@ -1,0 +1,147 @@
+"""One launch over many tensors of different sizes: optimizer updates, gradient norms, moving averages.
+
+The work is cut into chunks of CHUNK elements, each inside one tensor, one program per chunk:
+
+    pointers_ptr  int64 [n_tensors, n_slots]: addresses in bytes. A row holds the tensors that are read and written
+                  together (parameter, gradient, moments, ...): equal sizes, contiguous, each 16-byte aligned. A slot
+                  that the body reads at offset 0 alone (a per-tensor learning rate) may be a single element.
+    chunks_ptr    int64 [n_chunks, 3]: (row of pointers_ptr, first element, elements of the tensor), from `chunks`
+    scalars       tuple; a pointer is loaded once per program (one element, in its compute dtype), a number is passed on
+    DTYPES        constexpr tuple: the element dtype of each slot (tl.float32, ...)
+    BLOCK, CHUNK  elements per step and per program, powers of two, BLOCK <= CHUNK
+    BODY          a @triton.jit function of
+
+        BODY(pointers, offsets, mask, scalars)
+            pointers  tuple of n_slots typed pointers to the first elements of the tensors
+            offsets   int64 [BLOCK], element indices; mask: bool [BLOCK], True where the element exists
+            scalars   tuple of values
+
+`foreach`: the body loads, computes and stores. `foreach_sum`: it returns one float per element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from . import library as lib
+
+
+@triton.jit
+def _typed_pointers(row_ptr, DTYPES: tl.constexpr):
+    """The addresses of one row as a tuple of pointers.
+
+    Claiming alignment to four elements, and no more, gives float32 its 16-byte accesses and keeps one register layout
+    for all dtypes: with 16-byte bfloat16 loads, every float32 store would pass through shared memory.
+    """
+    pointers = ()
+    for i in tl.static_range(len(DTYPES)):
+        address = tl.load(row_ptr + i)
+        pointer = address.to(tl.pointer_type(DTYPES[i]))
+        pointers = pointers + (tl.multiple_of(pointer, min(DTYPES[i].primitive_bitwidth // 2, 16)),)
+    return pointers
+
+
+@triton.jit
+def _values(scalars):
+    """The scalars, those behind a pointer loaded."""
+    values = ()
+    for i in tl.static_range(len(scalars)):
+        if scalars[i].dtype.is_ptr():
+            values = values + (lib.to_compute(tl.load(scalars[i])),)
+        else:
+            values = values + (scalars[i],)
+    return values
+
+
+@triton.jit
+def _chunk(pointers_ptr, chunks_ptr, DTYPES: tl.constexpr, CHUNK: tl.constexpr):
+    """(pointers, first element, elements of the tensor) of this program."""
+    p_chunk = chunks_ptr + tl.program_id(0) * 3
+    pointers = _typed_pointers(pointers_ptr + tl.load(p_chunk) * len(DTYPES), DTYPES)
+    return pointers, tl.multiple_of(tl.load(p_chunk + 1), CHUNK), tl.load(p_chunk + 2)
+
+
+@triton.jit
+def foreach(
+    pointers_ptr, chunks_ptr, scalars,
+    BODY: tl.constexpr, DTYPES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Runs BODY over every element of every tensor; see the module. Launch n_chunks programs on axis 0."""
+    pointers, start, size = _chunk(pointers_ptr, chunks_ptr, DTYPES, CHUNK)
+    values = _values(scalars)
+    lane = tl.arange(0, BLOCK)
+    # A mask of unknown alignment forbids vector accesses, so whole chunks have their own loop with a constant one.
+    if start + CHUNK <= size:
+        for step in range(0, CHUNK, BLOCK):
+            BODY(pointers, start + step + lane, tl.full([BLOCK], True, tl.int1), values)
+    else:
+        for step in range(0, CHUNK, BLOCK):
+            offsets = start + step + lane
+            BODY(pointers, offsets, offsets < size, values)
+
+
+@triton.jit
+def foreach_sum(
+    pointers_ptr, chunks_ptr, scalars, partials_ptr,
+    BODY: tl.constexpr, DTYPES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """partials[chunk] = sum of BODY over the chunk. Launch n_chunks programs on axis 0.
+
+    partials: float32 or float64 [n_chunks], every element written; sums run in its dtype and in a fixed order, so
+    the result is deterministic.
+    """
+    pointers, start, size = _chunk(pointers_ptr, chunks_ptr, DTYPES, CHUNK)
+    values = _values(scalars)
+    lane = tl.arange(0, BLOCK)
+    dtype: tl.constexpr = partials_ptr.dtype.element_ty
+    acc = tl.zeros([BLOCK], dtype=dtype)
+    if start + CHUNK <= size:
+        for step in range(0, CHUNK, BLOCK):
+            acc += BODY(pointers, start + step + lane, tl.full([BLOCK], True, tl.int1), values).to(dtype)
+    else:
+        for step in range(0, CHUNK, BLOCK):
+            offsets = start + step + lane
+            mask = offsets < size
+            acc += tl.where(mask, BODY(pointers, offsets, mask, values).to(dtype), 0.0)
+    tl.store(partials_ptr + tl.program_id(0), tl.sum(acc))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Elements per step and per program, and warps."""
+
+    BLOCK: int
+    CHUNK: int
+    num_warps: int
+
+
+def chunks(sizes: Sequence[int], chunk: int) -> list[tuple[int, int, int]]:
+    """Rows of chunks_ptr for tensors of `sizes` elements, in order: (tensor, first element, elements of the tensor).
+
+    Empty tensors have no chunk; without any chunk there is nothing to launch.
+    """
+    return [(tensor, start, size) for tensor, size in enumerate(sizes) for start in range(0, size, chunk)]
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two >= n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def heuristic(sizes: Sequence[int], interpreted: bool) -> Config:
+    """The configuration to start with for tensors of `sizes` elements.
+
+    Interpreted, a program costs about 2 ms and an element (padding included) about 0.2 us: the cheapest block wins.
+    Compiled, chunks are as long as leaves eight programs for each of about 132 multiprocessors.
+    """
+    if interpreted:
+        widest = min(_power_of_two(max(sizes, default=1)), 1 << 18)
+        blocks = [1 << i for i in range(4, widest.bit_length())] or [16]
+        block = min(blocks, key=lambda b: sum(-(-n // b) for n in sizes) * (2e-3 + 2e-7 * b))
+        return Config(block, block, 1)
+    chunk = _power_of_two(sum(sizes) // (8 * 132))
+    return Config(1024, min(max(chunk, 1024), 8192), 4)

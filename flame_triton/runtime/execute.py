@@ -1,0 +1,141 @@
+"""The kernel executor: a schedule on a GPU, captured and replayed, or launch by launch in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..errors import OutOfMemoryError
+from ..graph.memory import plan_memory
+from ..graph.plan import Launch, Schedule
+from ..ir.graph import Graph
+from ..ir.node import Value
+from . import buffers, listing
+from .ahead import compile_all
+from .arena import Arena
+from .bound import Bound, Layout
+from .buffers import Place, Source, Tensor
+from .capture import CapturedStep
+from .checked import find_non_finite
+from .device import Device
+from .finite import NonFinite
+from .launch import distinct
+
+LARGEST = 5  # values named when a program does not fit
+
+
+class KernelExecutor:
+    """Runs a lowered graph on one device. Memory is planned here, and allocated and bound at the first call.
+
+    schedule: lowered from `graph`; places: where the parameters live; arena: shared with other programs of the State.
+    capture: on a GPU, record the step and replay it.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        graph: Graph,
+        places: Mapping[Value, Place],
+        arena: Arena,
+        device: Device,
+        capture: bool = True,
+    ) -> None:
+        plan_memory(schedule)
+        self._schedule = schedule
+        self._layout = Layout(schedule, graph.outputs)
+        self._inputs = graph.inputs
+        self._places = places
+        self._arena = arena
+        self._device = device
+        self._captured = capture and device.kind == "cuda"
+        self._bound: Bound | None = None
+        self._step: CapturedStep | None = None
+        self._compiled = False
+        arena.reserve(self, schedule.arena_bytes)
+
+    @property
+    def launches(self) -> Sequence[Launch]:
+        return self._layout.launches
+
+    @property
+    def distinct_kernels(self) -> int:
+        return len(distinct(self._layout.launches))
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(nbytes for _, nbytes in self._memory)
+
+    def listing(self) -> str:
+        """One line per launch."""
+        return listing.of_launches(self.launches, self.distinct_kernels, self._memory, str(self._device))
+
+    def run(self, sources: Sequence[Source], borrow: bool) -> list[Tensor]:
+        """One step on accepted arrays. borrow: outputs are views, valid until the next call."""
+        with self._arena.in_use(), np.errstate(all="ignore"):
+            bound = self._bind()
+            self._stage(bound, sources)
+            if self._step is not None:
+                self._step()
+            else:
+                bound.run()
+            return [place.tensor if borrow else place.fresh() for place in bound.outputs]
+
+    def find_non_finite(self, sources: Sequence[Source]) -> NonFinite | None:
+        """The first non-finite value of a step on these arrays; the state is left as it is."""
+        with self._arena.in_use(), np.errstate(all="ignore"):
+            bound = self._bind()
+            self._stage(bound, sources)
+            return find_non_finite(self._schedule, bound, self._arena.memory)
+
+    def unbind(self) -> None:
+        """Forget every address and the capture: the arena has moved. The next call makes them anew."""
+        self._bound = self._step = None
+
+    @property
+    def _memory(self) -> list[tuple[str, int]]:
+        state = sum(buffer.nbytes for buffer in {place.buffer for place in self._places.values()})
+        return self._layout.memory(state)
+
+    def _stage(self, bound: Bound, sources: Sequence[Source]) -> None:
+        for value, source in zip(self._inputs, sources, strict=True):
+            place = bound.staging(value)
+            if place is not None:
+                place.write(source)
+
+    def _bind(self) -> Bound:
+        """The memory of this program, allocated if it is not yet. Raises OutOfMemoryError before anything is launched."""
+        if self._arena.growth:
+            self.unbind()
+        if self._bound is None:
+            self._check_fit()
+            memory = self._arena.memory
+            if self._device.kind == "cuda" and not self._compiled:
+                compile_all(self.launches, memory)
+                self._compiled = True
+            bound = Bound(self._layout, self._arena.buffer, self._places)
+            if self._captured:
+                self._step = CapturedStep(bound.run, bound.changed, memory)
+            self._bound = bound
+        return self._bound
+
+    def _check_fit(self) -> None:
+        parts = dict(self._memory)
+        del parts["state"]  # allocated long since
+        wanted = sum(parts.values()) - parts["arena"] + self._arena.growth
+        available = buffers.memory_info(self._arena.memory).available
+        if wanted <= available:
+            return
+        slots = {s.root for launch in self.launches for s in (*launch.reads, *launch.writes) if s.root.kind == "arena"}
+        largest = sorted(slots, key=lambda s: s.nbytes, reverse=True)[:LARGEST]
+        lines = [
+            f"{s.nbytes:,} B: " + (f"{s.value!r} at {s.value.node.loc}" if s.value is not None else "a workspace")
+            for s in largest
+        ]
+        planned = ", ".join(f"{what} {nbytes:,}" for what, nbytes in self._memory)
+        raise OutOfMemoryError(
+            f"the program does not fit on {self._device}: planned {self.peak_bytes:,} B ({planned}); {wanted:,} B of "
+            f"them are still to be allocated and {available:,} B are available. The largest values are\n  "
+            + "\n  ".join(lines)
+            + "\nA smaller batch, lower precision or recomputation would help."
+        )

@@ -1,0 +1,111 @@
+"""Triton functions: put Triton into this process's mode, and find the function that a KernelRef names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import cache
+from typing import Any
+
+from .. import config
+from ..codegen.cache import PACKAGE, load_module
+from ..errors import CompileError, DeviceError
+from ..graph.plan import KernelRef
+
+_WRAPPED = ("triton", "flame_triton.kernels", PACKAGE)
+_COMPILED_ONLY = "triton.experimental.gluon"
+
+
+@cache
+def prepare() -> None:
+    """Import triton and make sure that it compiles or interprets, as `config.interpreted` has decided.
+
+    Triton chooses at its first import, which may have been somebody else's. Its own library can be made interpreted
+    afterwards, function by function; it cannot be made compiled: that raises DeviceError.
+    """
+    interpreted = config.interpreted()
+    import triton
+    import triton.language as tl
+
+    compiled = isinstance(tl.sum, triton.JITFunction)
+    if interpreted and compiled:
+        _interpret()
+    elif not interpreted and not compiled:
+        raise DeviceError(
+            "triton was imported with TRITON_INTERPRET=1 before flame_triton chose to compile kernels for the GPU; "
+            "unset TRITON_INTERPRET, or set FLAME_INTERPRET=1 to interpret them"
+        )
+
+
+def _interpret() -> None:
+    """Re-wrap every compiled function of triton's library and of our kernels as an interpreted one."""
+    import triton
+    from triton import knobs
+    from triton.runtime.interpreter import InterpretedFunction
+
+    knobs.runtime.interpret = True
+    found: list[tuple[Any, str, Any]] = []
+    for name, module in list(sys.modules.items()):
+        ours = any(name == root or name.startswith(f"{root}.") for root in _WRAPPED)
+        if ours and module is not None and not name.startswith(_COMPILED_ONLY):
+            found += [(module, key, f) for key, f in vars(module).items() if isinstance(f, triton.JITFunction)]
+    # A compiled function is hashed by its source and that of its callees: tell them apart by identity.
+    wrapped = {id(function): InterpretedFunction(function.fn) for _, _, function in found}
+    for module, key, function in found:
+        setattr(module, key, wrapped[id(function)])
+
+
+@cache
+def resolve(ref: KernelRef) -> Any:
+    """The @jit function that `ref` names: imported, or from a generated module.
+
+    Raises CompileError if there is no such function, DeviceError if it was decorated while triton was in the other
+    mode.
+    """
+    prepare()
+    import triton
+
+    if ref.source is not None:
+        module = load_module(ref.module, ref.source)
+    else:
+        try:
+            module = importlib.import_module(ref.module)
+        except ImportError as error:
+            raise CompileError(f"the kernel module {ref.module} cannot be imported: {error}") from error
+    function = getattr(module, ref.name, None)
+    if function is None:
+        raise CompileError(f"the module {ref.module} has no kernel called {ref.name!r}")
+    if isinstance(function, triton.JITFunction) and config.interpreted():
+        raise DeviceError(
+            f"the kernel {ref.module}.{ref.name} was made for the GPU, and this process interprets kernels; import "
+            "flame_triton before triton, and give every compiled-only kernel a portable twin"
+        )
+    return function
+
+
+def unspecialised(function: Any) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of arguments on whose value, and of those on whose divisibility, a @jit function is not specialised."""
+    options = getattr(function, "kwargs", None) or vars(function)  # of an interpreted, of a compiled function
+    names = list(function.arg_names)
+
+    def named(key: str) -> frozenset[str]:
+        return frozenset(names[n] if isinstance(n, int) else n for n in options.get(key) or ())
+
+    return named("do_not_specialize"), named("do_not_specialize_on_alignment")
+
+
+def known_trouble() -> str | None:
+    """A sentence on a combination of versions that is known to fail in the interpreter, or None."""
+    import numpy
+    import triton
+
+    if config.interpreted() and _version(triton.__version__) < (3, 7) and _version(numpy.__version__) >= (2, 4):
+        return (
+            f"triton {triton.__version__} does not interpret loops with NumPy {numpy.__version__}: install numpy<2.4 or "
+            "triton>=3.7"
+        )
+    return None
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])

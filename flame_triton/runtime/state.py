@@ -1,0 +1,204 @@
+"""State: named, stable buffers that outlive programs. Weights, moments, averages, seeds and step counts live here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import FlameError, StateError
+from ..ir.node import Value
+from ..types import TensorType
+from . import checkpoint
+from .arena import Arena
+from .buffers import Array, Place, Slab, accept
+from .device import Device
+from .device import device as as_device
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The bytes of a State at one moment, held on the host."""
+
+    arrays: Mapping[str, Array]
+
+
+class State:
+    """One buffer per parameter, in one allocation; programs read and update it in place.
+
+    values: parameters (`ft.parameter`), each with a name of its own; one without a name is called "parameter_0",
+    "parameter_1", ... in order. seed: what initialisers draw from; each parameter has its own generator, made from
+    the seed and its name, so that one more parameter changes none of the others. device: default the process's own.
+
+    Raises StateError for equal names, for a Value that is no parameter and for an initialiser of the wrong shape;
+    OutOfMemoryError.
+    """
+
+    def __init__(self, values: Sequence[Value], *, seed: int = 0, device: Device | str | None = None) -> None:
+        self.device = as_device(device)
+        self.seed = _check_seed(seed)
+        self.arena = Arena(self.device.memory)
+        self._values = _named(values)
+        self._names = {value: name for name, value in self._values.items()}
+        slab = Slab([value.type for value in self._values.values()], self.device.memory)
+        self._slab = slab
+        self._places = dict(zip(self._values, slab.places, strict=True))
+        for name, value in self._values.items():
+            self._places[name].write(_initial(name, value, self.seed))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all parameters, in order."""
+        return tuple(self._values)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The parameters, in order."""
+        return tuple(self._values.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated on the device: every parameter rounded up to 512."""
+        return self._slab.buffer.nbytes
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._names if isinstance(key, Value) else key in self._values
+
+    def __repr__(self) -> str:
+        return f"<State of {len(self)} parameters, {self.nbytes:,} bytes on {self.device}>"
+
+    def name(self, value: Value) -> str:
+        """The name under which a parameter is kept. Raises StateError if it is not."""
+        found = self._names.get(value)
+        if found is None:
+            raise StateError(f"{value!r} is not in this State", loc=value.node.loc)
+        return found
+
+    def place(self, key: Value | str) -> Place:
+        """Where a parameter lives; programs bind to it."""
+        name = self.name(key) if isinstance(key, Value) else key
+        if name not in self._places:
+            raise StateError(f"no parameter is called {name!r} in this State")
+        return self._places[name]
+
+    def __getitem__(self, key: Value | str) -> Array:
+        """A copy of a parameter on the host."""
+        return self.place(key).read()
+
+    def numpy(self, key: Value | str) -> Array:
+        """A parameter's memory itself, without a copy. Raises DeviceError on a GPU."""
+        return self.place(key).host
+
+    def set(self, key: Value | str, array: Any) -> None:
+        """Overwrite a parameter. Raises StateError for another shape or dtype; then nothing is written."""
+        place = self.place(key)
+        name = self.name(key) if isinstance(key, Value) else key
+        place.write(accept(array, place.type, f"parameter {name!r}", error=StateError))
+
+    def snapshot(self) -> Snapshot:
+        """A copy of every parameter, for `restore`."""
+        return Snapshot({name: place.read() for name, place in self._places.items()})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put back, bit for bit, what `snapshot` of this State holds."""
+        if list(snapshot.arrays) != list(self._places):
+            raise StateError("the snapshot was taken of another State")
+        for name, array in snapshot.arrays.items():
+            self._places[name].write(array)
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+        """Write every parameter to a safetensors file, atomically: a crash leaves the old file or the new one.
+
+        metadata: text stored beside the arrays. Raises StateError if the file cannot be written.
+        """
+        types = {name: place.type for name, place in self._places.items()}
+        checkpoint.write(path, types, lambda name: self._places[name].read(), metadata or {})
+
+    def load(self, path: str | os.PathLike[str], strict: bool = True) -> dict[str, str]:
+        """Read parameters from a safetensors file and return its metadata.
+
+        strict: the file must hold exactly the parameters of this State; otherwise names that only one of them has
+        are left alone. Shapes and dtypes must always agree. Everything that does not fit is listed in one StateError,
+        as is a damaged file; then nothing is written.
+        """
+        with checkpoint.Reader(path) as reader:
+            problems = _mismatches({name: p.type for name, p in self._places.items()}, reader.types, strict)
+            if problems:
+                raise StateError(f"{os.fspath(path)} does not fit this State:\n  " + "\n  ".join(problems))
+            for name, place in self._places.items():
+                if name in reader.types:
+                    place.write(reader.read(name))
+            return reader.metadata
+
+
+def _check_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise StateError(f"seed must be a non-negative int, got {seed!r}")
+    return int(seed)
+
+
+def _named(values: Sequence[Value]) -> dict[str, Value]:
+    """Parameters by name, in order. Raises StateError for equal names or something else than a parameter."""
+    explicit = {v.name for v in values if isinstance(v, Value)}
+    table: dict[str, Value] = {}
+    seen: set[Value] = set()
+    number = 0
+    for value in values:
+        if not isinstance(value, Value) or value.node.op.name != "parameter":
+            raise StateError(f"a State holds parameters, got {value!r}")
+        if value in seen:
+            raise StateError(f"{value!r} is listed twice", loc=value.node.loc)
+        seen.add(value)
+        name = value.name
+        if name is None:
+            while f"parameter_{number}" in explicit:
+                number += 1
+            name = f"parameter_{number}"
+            number += 1
+        if name in table:
+            raise StateError(
+                f"two parameters are named {name!r}: the one at {table[name].node.loc} and this one", loc=value.node.loc
+            )
+        table[name] = value
+    return table
+
+
+def _initial(name: str, value: Value, seed: int) -> Array:
+    """A parameter's initial array, in its own dtype (floats are rounded to nearest even)."""
+    init = value.node.attrs["init"]
+    if callable(init):
+        digest = hashlib.sha256(name.encode()).digest()
+        rng = np.random.default_rng([seed, int.from_bytes(digest[:16], "little")])
+        init = np.asarray(init(value.shape, rng))
+        if init.shape != value.shape:
+            raise StateError(
+                f"the initialiser of {name!r} gave shape {init.shape}, expected {value.shape}", loc=value.node.loc
+            )
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.array(np.broadcast_to(0 if init is None else init, value.shape), dtype=value.dtype.numpy)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StateError(f"the initial value of {name!r} is no {value.type}: {error}", loc=value.node.loc) from error
+
+
+def _mismatches(
+    want: Mapping[str, TensorType], found: Mapping[str, TensorType | FlameError], strict: bool
+) -> list[str]:
+    """One line for everything in a file that does not fit."""
+    problems = [f"{name}: missing, expected {type}" for name, type in want.items() if strict and name not in found]
+    for name, type in found.items():
+        if name not in want:
+            if strict:
+                problems.append(f"{name}: unexpected, not in this State")
+        elif isinstance(type, FlameError):
+            problems.append(f"{name}: expected {want[name]}, the file holds {type}")
+        elif type != want[name]:
+            problems.append(f"{name}: expected {want[name]}, the file holds {type}")
+    return problems
