@@ -1,3 +1,282 @@
-"""flame_triton: static graphs of ops, reverse-mode gradients as graphs, and Triton kernels that run them."""
+"""flame_triton: static graphs of ops, reverse-mode gradients as graphs, and Triton kernels that run them.
+
+A model is a pure graph of ops on symbolic Values (`input`, `parameter`, everything below); `grad` is a function from
+graph to graph; `evaluate` runs a graph on NumPy in float64. Names and arguments are NumPy's for mathematics and
+torch.nn.functional's for networks.
+"""
 
 __version__ = "0.1.0"
+
+from . import config
+
+# Triton fixes at its first import whether kernels are compiled or interpreted: decide before anybody imports it.
+config.interpreted()
+
+from .graph.autodiff import grad
+from .graph.evaluate import evaluate
+from .ir.node import Value
+from .ops.activation import (
+    elu,
+    gelu,
+    glu,
+    hardswish,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    silu,
+    softplus,
+)
+from .ops.arithmetic import (
+    abs,
+    add,
+    ceil,
+    clamp,
+    clamp_max,
+    clamp_min,
+    div,
+    floor,
+    floor_divide,
+    maximum,
+    minimum,
+    mul,
+    neg,
+    pow,
+    reciprocal,
+    remainder,
+    round,
+    sign,
+    square,
+    sub,
+    trunc,
+)
+from .ops.attention import (
+    scaled_dot_product_attention,
+)
+from .ops.elementary import (
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atan2,
+    atanh,
+    cos,
+    cosh,
+    erf,
+    erfc,
+    exp,
+    exp2,
+    expm1,
+    log,
+    log1p,
+    log2,
+    log10,
+    rsqrt,
+    sigmoid,
+    sin,
+    sinh,
+    sqrt,
+    tan,
+    tanh,
+)
+from .ops.foreach import (
+    foreach,
+    foreach_sum,
+)
+from .ops.indexing import (
+    embedding,
+    gather,
+    index_select,
+    one_hot,
+    scatter_add,
+    take,
+    tril,
+    triu,
+)
+from .ops.join import (
+    chunk,
+    concat,
+    repeat,
+    roll,
+    split,
+    stack,
+    tile,
+    unbind,
+)
+from .ops.leaf import (
+    arange,
+    cast,
+    constant,
+    full,
+    full_like,
+    input,
+    ones,
+    ones_like,
+    parameter,
+    stop_gradient,
+    zeros,
+    zeros_like,
+)
+from .ops.logic import (
+    equal,
+    greater,
+    greater_equal,
+    isfinite,
+    isinf,
+    isnan,
+    less,
+    less_equal,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    masked_fill,
+    nan_to_num,
+    not_equal,
+    where,
+)
+from .ops.loss import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
+from .ops.matmul import (
+    linear,
+    matmul,
+)
+from .ops.norm import (
+    layer_norm,
+    rms_norm,
+)
+from .ops.random import (
+    bernoulli,
+    dropout,
+    next_step,
+    normal,
+    randint,
+    rng_seed,
+    uniform,
+)
+from .ops.reduce import (
+    all,
+    any,
+    argmax,
+    argmin,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    std,
+    sum,
+    var,
+)
+from .ops.softmax import (
+    log_softmax,
+    logsumexp,
+    softmax,
+    softmin,
+)
+from .ops.view import (
+    broadcast_to,
+    expand_dims,
+    flatten,
+    flip,
+    narrow,
+    pad,
+    reshape,
+    slice,
+    squeeze,
+    swapaxes,
+    transpose,
+)
+from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
+
+# The same functions under the names that NumPy, the array API or torch also give them.
+absolute = abs
+amax = max
+amin = min
+arccos = acos
+arccosh = acosh
+arcsin = asin
+arcsinh = asinh
+arctan = atan
+arctan2 = atan2
+arctanh = atanh
+astype = cast
+bmm = matmul
+cat = concat
+clip = clamp
+concatenate = concat
+detach = stop_gradient
+divide = div
+eq = equal
+expand = broadcast_to
+ge = greater_equal
+gt = greater
+le = less_equal
+lt = less
+mm = matmul
+multiply = mul
+ne = not_equal
+negative = neg
+permute = transpose
+permute_dims = transpose
+repeat_interleave = repeat
+subtract = sub
+true_divide = div
+
+# fmt: off
+__all__ = [
+    "__version__", "grad", "evaluate", "Value", "DType", "dtype", "float64", "float32", "bfloat16", "float16",
+    "int64", "int32", "uint8", "bool_",
+    # leaf
+    "arange", "cast", "constant", "full", "full_like", "input", "ones", "ones_like", "parameter", "stop_gradient",
+    "zeros", "zeros_like",
+    # arithmetic
+    "abs", "add", "ceil", "clamp", "clamp_max", "clamp_min", "div", "floor", "floor_divide", "maximum", "minimum",
+    "mul", "neg", "pow", "reciprocal", "remainder", "round", "sign", "square", "sub", "trunc",
+    # elementary
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "erf", "erfc", "exp", "exp2",
+    "expm1", "log", "log10", "log1p", "log2", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh",
+    # logic
+    "equal", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less", "less_equal", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "masked_fill", "nan_to_num", "not_equal", "where",
+    # activation
+    "elu", "gelu", "glu", "hardswish", "leaky_relu", "logsigmoid", "mish", "prelu", "relu", "silu", "softplus",
+    # reduce
+    "all", "any", "argmax", "argmin", "max", "mean", "min", "norm", "prod", "std", "sum", "var",
+    # softmax
+    "log_softmax", "logsumexp", "softmax", "softmin",
+    # norm
+    "layer_norm", "rms_norm",
+    # loss
+    "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
+    "smooth_l1_loss",
+    # matmul
+    "linear", "matmul",
+    # attention
+    "scaled_dot_product_attention",
+    # view
+    "broadcast_to", "expand_dims", "flatten", "flip", "narrow", "pad", "reshape", "slice", "squeeze", "swapaxes",
+    "transpose",
+    # join
+    "chunk", "concat", "repeat", "roll", "split", "stack", "tile", "unbind",
+    # indexing
+    "embedding", "gather", "index_select", "one_hot", "scatter_add", "take", "tril", "triu",
+    # random
+    "bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform",
+    # foreach
+    "foreach", "foreach_sum",
+    # other names
+    "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
+    "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
+    "multiply", "ne", "negative", "permute", "permute_dims", "repeat_interleave", "subtract", "true_divide",
+]
+# fmt: on

@@ -10,7 +10,8 @@ Three questions, answered in one walk each.
    reads the same value, if the iteration spaces agree: element by element, along the same rows, or along the same
    columns; and a pointwise anchor joins the matmul whose result it reads, as its epilogue.
 3. *Is the result acyclic?* Every kernel has a level, above the levels of all it reads from; an anchor joins only where
-   everything else it reads lies on a lower level. So no cycle can form, and no search for one is needed.
+   everything else it reads lies on a lower level, or where nothing reads the kernel yet and its level can rise. So no
+   cycle can form, and no search for one is needed.
 """
 
 from __future__ import annotations
@@ -218,7 +219,8 @@ class _Fuser:
         operands = [self._operand(v, matrix) for v in node.inputs]
         level = 1 + max((self._level(v) for v in operands), default=0)
         cluster = Cluster("matmul" if matrix else "kernel", level, node.type.size, node, last=node.id)
-        cluster.reads.update(operands)
+        for v in operands:
+            self._read(cluster, v)
         self.clusters.append(cluster)
         for value in node.outputs:
             self.cluster_of[value] = cluster
@@ -227,8 +229,10 @@ class _Fuser:
     def _place(self, anchor: Anchor) -> None:
         """Put the anchor into the best cluster that takes it, or a new one."""
         top = max((self._level(v) for v, _ in anchor.reads), default=0)
-        found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None and c.level == top}
-        vertical = sorted(found.values(), key=lambda c: c.kind != "matmul")
+        found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None}
+        vertical = sorted(
+            (c for c in found.values() if c.level == top or self._may_rise(c)), key=lambda c: (c.kind != "matmul", -c.level)
+        )
         for cluster in vertical:
             role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)
             if role:
@@ -252,7 +256,8 @@ class _Fuser:
         if len(cluster.reads | {v for v, _ in anchor.reads}) + len(cluster.members) >= MAX_POINTERS:
             return None
         inside = [(v, index) for v, index in anchor.reads if v in cluster.members]
-        if any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members):
+        late = any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members)
+        if late and not self._may_rise(cluster):
             return None
         if cluster.kind == "matmul":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
@@ -327,10 +332,19 @@ class _Fuser:
         cluster.cost += anchor.cost
         cluster.last = anchor.value.node.id
         self.cluster_of[anchor.value] = cluster
-        for v, _ in anchor.reads:
-            if v not in cluster.members and v not in cluster.reads:
-                cluster.reads.add(v)
-                self.readers.setdefault(v, []).append(cluster)
+        outside = [v for v, _ in anchor.reads if v not in cluster.members]
+        cluster.level = max(cluster.level, 1 + max((self._level(v) for v in outside), default=0))
+        for v in outside:
+            self._read(cluster, v)
+
+    def _read(self, cluster: Cluster, value: Value) -> None:
+        if value not in cluster.reads:
+            cluster.reads.add(value)
+            self.readers.setdefault(value, []).append(cluster)
+
+    def _may_rise(self, cluster: Cluster) -> bool:
+        """True if nothing reads the cluster yet, so that its level may still be raised."""
+        return not any(self.readers.get(v) for v in cluster.members)
 
     # ---- 3. the fused graph ------------------------------------------------------------------------------------
 

@@ -387,13 +387,12 @@ def _norm_rule(g: Value, y: Value, x: Value, axes: tuple[int, ...], p: float) ->
     ),
 )
 def norm(x: Value, p: float = 2.0, axis: Axis = None, keepdims: bool = False) -> Value:
-    """(sum |x|^p)^(1/p) over the axes (all by default); p = inf: the largest |x|, -inf: the least, 0: how many are not 0.
+    """(sum |x|^p)^(1/p) over the axes (all by default), a vector norm whatever the axes.
 
-    A vector norm whatever the axes. The gradient is 0 where the norm is.
+    p = inf: the largest |x|; -inf: the least; 0: how many are not 0. The gradient is 0 where the norm is.
     """
     x = as_value(x)
     axes = check_axes(axis, x.ndim)
     if math.isinf(p):
         nonempty(x, axes)
-    result = make("norm", [x], axes=axes, p=float(p)).out if axes else call("abs", x)
-    return finish(result, axes, keepdims)
+    return finish(make("norm", [x], axes=axes, p=float(p)).out, axes, keepdims)
