@@ -7,6 +7,9 @@ torch.nn.functional's for networks.
 
 __version__ = "0.1.0"
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import config
 
 # Triton fixes at its first import whether kernels are compiled or interpreted: decide before anybody imports it.
@@ -232,9 +235,35 @@ repeat_interleave = repeat
 subtract = sub
 true_divide = div
 
+if TYPE_CHECKING:
+    from . import nn, optim, testing
+    from .runtime.compile import compile
+    from .runtime.program import Program
+    from .runtime.state import State
+
+# What needs torch is loaded when it is first asked for, so that `import flame_triton` and --help stay quick.
+_LATER = {
+    "compile": ".runtime.compile",
+    "Program": ".runtime.program",
+    "State": ".runtime.state",
+    "nn": ".nn",
+    "optim": ".optim",
+    "testing": ".testing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'flame_triton' has no attribute {name!r}")
+    module = import_module(_LATER[name], __name__)
+    found = getattr(module, name) if name in ("compile", "Program", "State") else module
+    globals()[name] = found
+    return found
+
+
 # fmt: off
 __all__ = [
-    "__version__", "grad", "evaluate", "Value", "DType", "dtype", "float64", "float32", "bfloat16", "float16",
+    "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType", "dtype", "float64", "float32", "bfloat16", "float16",
     "int64", "int32", "uint8", "bool_",
     # leaf
     "arange", "cast", "constant", "full", "full_like", "input", "ones", "ones_like", "parameter", "stop_gradient",

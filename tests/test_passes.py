@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from random_graphs import random_graph
 
 import flame_triton.ops  # noqa: F401  (fills the registry)
@@ -18,9 +19,10 @@ from flame_triton.ir.verify import verify
 TARGETS = [Target(interpreted=True), Target(arch=90)]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_every_stage_keeps_values_and_is_well_formed(seed: int) -> None:
-    graph, feeds = random_graph(seed, size=10 + seed % 20)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1 << 24), size=st.integers(1, 30))
+def test_every_stage_keeps_values_and_is_well_formed(seed: int, size: int) -> None:
+    graph, feeds = random_graph(seed, size=size)
     expected = evaluate(graph, feeds)
     for target in TARGETS:
         for stage in STAGES:

@@ -32,7 +32,7 @@ def _run(graph: Graph, feeds: dict, device: str = DEVICE) -> list[np.ndarray]:
 
 def _error(got: np.ndarray, want: np.ndarray, scale: float) -> float:
     assert np.isfinite(got).all(), "an element was not written or is not finite"
-    return float(np.sqrt(np.mean((got - want) ** 2, initial=0.0) if got.size else 0.0)) / scale
+    return float(np.sqrt(np.mean((got - want) ** 2))) / scale if got.size else 0.0
 
 
 @pytest.fixture

@@ -23,7 +23,14 @@ from .view import reshape, slice_within, transpose
 # ---- indexing --------------------------------------------------------------------------------------------------
 
 
-@composed
+@composed(
+    samples=samples(
+        Sample((randn(5, 7), (slice(1, 4), slice(None, None, -2)))),
+        Sample((randn(3, 4, 5), (Ellipsis, None, -1))),
+        Sample((randn(3, 4), 2)),
+        Sample((randn(5, 3), np.array([4, 0, -1]))),
+    )
+)
 def getitem(x: Value, key: Any) -> Value:
     """Basic NumPy indexing (integers, slices, None, Ellipsis); one integer-array index goes to `take`."""
     keys = list(key) if isinstance(key, tuple) else [key]

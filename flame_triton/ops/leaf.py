@@ -106,6 +106,7 @@ def _full_ref(*, shape: tuple[int, ...], value: Any, dtype: DType) -> np.ndarray
     lowering=Pointwise(lambda node: literal(node.attrs["value"]), cost=0),
     ref=_full_ref,
     vjp=lambda node, g: [],
+    samples=samples(Sample(((2, 3), 1.5)), Sample(((4,), 7)), Sample(((), True)), Sample(((2,), -2.0, "int64"))),
 )
 def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
     """Every element equal to fill_value. dtype: default float32 for a float, int64 for an int, bool for a bool.
@@ -127,31 +128,31 @@ def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTyp
     return make("full", [], shape=check_shape(shape), value=value, dtype=chosen).out
 
 
-@composed
+@composed(samples=samples(Sample(((2, 3),)), Sample(((4,), "int32"))))
 def zeros(shape: Sequence[int] | int, dtype: DTypeLike = float32) -> Value:
     """Zeros of `shape` and `dtype`."""
     return full(shape, 0, dtype)
 
 
-@composed
+@composed(samples=samples(Sample(((2, 3),)), Sample(((4,), "bool"))))
 def ones(shape: Sequence[int] | int, dtype: DTypeLike = float32) -> Value:
     """Ones of `shape` and `dtype`."""
     return full(shape, 1, dtype)
 
 
-@composed
+@composed(samples=samples(Sample((randn(3, 5),), grad=())))
 def zeros_like(x: Value, dtype: DTypeLike | None = None) -> Value:
     """Zeros of x's shape; dtype: default x's."""
     return full(x.shape, 0, dtype or x.dtype)
 
 
-@composed
+@composed(samples=samples(Sample((randn(3, 5),), grad=())))
 def ones_like(x: Value, dtype: DTypeLike | None = None) -> Value:
     """Ones of x's shape; dtype: default x's."""
     return full(x.shape, 1, dtype or x.dtype)
 
 
-@composed
+@composed(samples=samples(Sample((randn(3, 5), -0.5), grad=())))
 def full_like(x: Value, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
     """fill_value in x's shape; dtype: default x's."""
     return full(x.shape, fill_value, dtype or x.dtype)
@@ -225,6 +226,7 @@ def cast(x: Value, dtype: DTypeLike) -> Value:
     lowering=Pointwise("{0}", cost=0),
     ref=lambda x: x,
     vjp=lambda node, g: [None],
+    samples=samples(Sample((randn(3, 5),), grad=())),
     aliases=("detach",),
 )
 def stop_gradient(x: Value) -> Value:

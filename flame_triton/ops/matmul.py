@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import DTypeError, ShapeError
 from ..ir.node import Node, Value, make
-from ..ir.op import Kernel, Sample, call, public
+from ..ir.op import Kernel, Sample, call
 from ..types import DType, TensorType, broadcast_shapes
-from .define import as_value, define, randn, samples
+from .define import as_value, composed, define, randn, samples
 
 
 def _type(a: TensorType, b: TensorType, *, out_dtype: DType) -> TensorType:
@@ -57,11 +57,10 @@ def matmul(a: Value, b: Value) -> Value:
     """
     a, b = as_value(a), as_value(b)
     if not a.ndim or not b.ndim:
-        raise ShapeError(f"needs operands with dimensions, got {a.shape} and {b.shape}", op="matmul")
+        raise ShapeError(f"needs operands with dimensions, got {a.shape} and {b.shape}")
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
         raise ShapeError(
             f"cannot multiply {a.shape} by {b.shape}: inner sizes {a.shape[-1]} and {b.shape[-2 if b.ndim > 1 else 0]}",
-            op="matmul",
         )
     dtype = call("result_type", a.dtype, b.dtype)
     a, b = call("cast", a, dtype), call("cast", b, dtype)
@@ -79,11 +78,13 @@ def matmul(a: Value, b: Value) -> Value:
     return call("reshape", make("matmul", [a, b], out_dtype=dtype).out, shape)
 
 
-@public
+@composed(
+    samples=samples(Sample((randn(4, 5), randn(3, 5, seed=1), randn(3))), Sample((randn(2, 3, 5), randn(4, 5, seed=1))))
+)
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """y = x weight^T + bias.  x: [..., in]; weight: [out, in]; bias: [out]."""
     x, weight = as_value(x), as_value(weight)
     if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
-        raise ShapeError(f"x {x.shape} does not fit weight {weight.shape}: [..., in] and [out, in]", op="linear")
+        raise ShapeError(f"x {x.shape} does not fit weight {weight.shape}: [..., in] and [out, in]")
     y = matmul(x, call("transpose", weight))
     return y if bias is None else call("add", y, bias)

@@ -52,7 +52,7 @@ def _reshape_simplify(node: Node) -> Value | None:
     ref=lambda x, *, shape: x.reshape(shape),
     vjp=lambda node, g: [reshape(g, node.inputs[0].shape)],
     simplify=_reshape_simplify,
-    samples=samples(Sample((randn(4, 6), (2, -1, 3))), Sample((randn(5), (5, 1)))),
+    samples=samples(Sample((randn(4, 6), (2, -1, 3))), Sample((randn(5), (5, 1))), Sample((randn(1), ()))),
 )
 def reshape(x: Value, shape: Sequence[int] | int) -> Value:
     """x's elements, in row-major order, in another shape; one size may be -1 (inferred)."""
@@ -69,7 +69,9 @@ def reshape(x: Value, shape: Sequence[int] | int) -> Value:
     return x if target == x.shape else make("reshape", [x], shape=target).out
 
 
-@composed
+@composed(
+    samples=samples(Sample((randn(2, 3, 4),)), Sample((randn(2, 3, 4), 1)), Sample((randn(2, 3, 4),), {"end_dim": -2}))
+)
 def flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
     """Axes start_dim .. end_dim (inclusive) merged into one."""
     x = as_value(x)
@@ -79,7 +81,11 @@ def flatten(x: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
     return reshape(x, (*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
 
-@composed
+@composed(
+    samples=samples(
+        Sample((randn(1, 3, 1),)), Sample((randn(1, 3, 1),), {"axis": -1}), Sample((randn(1, 3, 1),), {"axis": (0, 2)})
+    )
+)
 def squeeze(x: Value, axis: int | Sequence[int] | None = None) -> Value:
     """Drop axes of size 1: the given ones (ShapeError if one is not 1), or all."""
     x = as_value(x)
@@ -90,7 +96,7 @@ def squeeze(x: Value, axis: int | Sequence[int] | None = None) -> Value:
     return reshape(x, tuple(d for i, d in enumerate(x.shape) if i not in axes))
 
 
-@composed
+@composed(samples=samples(Sample((randn(2, 3), 0)), Sample((randn(2, 3), -1)), Sample((randn(3), (0, 2)))))
 def expand_dims(x: Value, axis: int | Sequence[int]) -> Value:
     """New axes of size 1 at the given places of the result."""
     x = as_value(x)
@@ -141,7 +147,7 @@ def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
     return x if order == tuple(range(x.ndim)) else make("transpose", [x], axes=order).out
 
 
-@composed
+@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))))
 def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged."""
     x = as_value(x)
@@ -185,7 +191,12 @@ def _broadcast_simplify(node: Node) -> Value | None:
     ref=lambda x, *, shape: np.broadcast_to(x, shape),
     vjp=_broadcast_vjp,
     simplify=_broadcast_simplify,
-    samples=samples(Sample((randn(3, 1), (2, 3, 4))), Sample((randn(4), (3, 4)))),
+    samples=samples(
+        Sample((randn(3, 1), (2, 3, 4))),
+        Sample((randn(4), (3, 4))),
+        Sample((randn(), (2, 3))),
+        Sample((randn(1), (1,))),
+    ),
     aliases=("expand",),
 )
 def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
@@ -262,6 +273,8 @@ def slice_within(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: S
     samples=samples(
         Sample((randn(5, 7), (1, 0), (3, 7))),
         Sample((randn(9, 4), (8, 1), (3, 2)), {"steps": (-3, 2)}),
+        Sample((randn(5, 4), (4, 3), (5, 4)), {"steps": (-1, -1)}),
+        Sample((randn(5, 4), (0, 1), (0, 3))),
     ),
 )
 def slice(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int] | None = None) -> Value:
@@ -269,7 +282,9 @@ def slice(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: Sequence
     return slice_within(as_value(x), starts, sizes, steps)
 
 
-@composed
+@composed(
+    samples=samples(Sample((randn(5, 7), 1, 2, 3)), Sample((randn(5, 7), 0, -2, 2)), Sample((randn(5), -1, 5, 0)))
+)
 def narrow(x: Value, dim: int, start: int, length: int) -> Value:
     """`length` elements from `start` along one axis."""
     x = as_value(x)
@@ -282,7 +297,11 @@ def narrow(x: Value, dim: int, start: int, length: int) -> Value:
     return slice_within(x, starts, sizes)
 
 
-@composed
+@composed(
+    samples=samples(
+        Sample((randn(3, 4),)), Sample((randn(3, 4),), {"axis": -1}), Sample((randn(2, 3, 4),), {"axis": (0, 2)})
+    )
+)
 def flip(x: Value, axis: int | Sequence[int] | None = None) -> Value:
     """x with the order of elements reversed along the axes (all by default)."""
     x = as_value(x)
@@ -319,6 +338,7 @@ def pad_with(x: Value, before: Sequence[int], after: Sequence[int], fill: float 
     samples=samples(
         Sample((randn(3, 4), ((1, 2), (0, 3)))),
         Sample((randn(3, 4), ((0, 0), (2, 1))), {"value": -1.5}),
+        Sample((randn(5, 4), ((-1, 2), (0, -3)))),
     ),
 )
 def pad(x: Value, pad_width: Sequence[tuple[int, int]], value: float = 0) -> Value:

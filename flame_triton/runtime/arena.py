@@ -51,7 +51,7 @@ class Arena:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Around a call: makes the device current, and orders the call after the last one, on whatever stream it was."""
+        """Around a call: makes the device current, and orders the call after the last one, whatever its stream."""
         with buffers.on(self.memory):
             self._stream = buffers.wait_for(self.memory, self._stream)
             yield

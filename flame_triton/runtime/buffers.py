@@ -194,9 +194,9 @@ class Place:
             np.copyto(self.array, as_array(source))
             return
         tensor = source if isinstance(source, Tensor) else _importable(source)
-        # Pageable host memory is staged before the call returns, so it may be queued; pinned memory is read later, when
+        # NumPy memory is pageable and staged before the call returns, so it may be queued; a tensor may be pinned and read later, when
         # its owner may have changed it, so there the call waits.
-        self.tensor.copy_(tensor, non_blocking=tensor.is_cuda or not tensor.is_pinned())
+        self.tensor.copy_(tensor, non_blocking=tensor.is_cuda or not isinstance(source, Tensor))
 
     def read(self) -> Array:
         """A copy on the host, once all work queued before is done."""

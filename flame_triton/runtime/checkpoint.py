@@ -64,7 +64,7 @@ def write(
         with atomic_file(path) as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
-                file.write(memoryview(np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8)))
+                file.write(np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8).data)
     except OSError as error:
         raise StateError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from error
 

@@ -104,7 +104,7 @@ class KernelExecutor:
                 place.write(source)
 
     def _bind(self) -> Bound:
-        """The memory of this program, allocated if it is not yet. Raises OutOfMemoryError before anything is launched."""
+        """This program's memory, allocated if it is not yet. Raises OutOfMemoryError before anything is launched."""
         if self._arena.growth:
             self.unbind()
         if self._bound is None:

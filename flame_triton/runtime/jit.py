@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -83,15 +84,27 @@ def resolve(ref: KernelRef) -> Any:
     return function
 
 
-def unspecialised(function: Any) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of arguments on whose value, and of those on whose divisibility, a @jit function is not specialised."""
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a Triton function: names in order, those on whose value (1 or not, a multiple of 16 or not) it
+    is not specialised, and those on whose divisibility alone it is not."""
+
+    names: tuple[str, ...]
+    not_by_value: frozenset[str]
+    not_by_alignment: frozenset[str]
+
+
+@cache
+def parameters(ref: KernelRef) -> Parameters:
+    """The parameters of the function that `ref` names."""
+    function = resolve(ref)
+    names = tuple(function.arg_names)
     options = getattr(function, "kwargs", None) or vars(function)  # of an interpreted, of a compiled function
-    names = list(function.arg_names)
 
     def named(key: str) -> frozenset[str]:
         return frozenset(names[n] if isinstance(n, int) else n for n in options.get(key) or ())
 
-    return named("do_not_specialize"), named("do_not_specialize_on_alignment")
+    return Parameters(names, named("do_not_specialize"), named("do_not_specialize_on_alignment"))
 
 
 def known_trouble() -> str | None:
@@ -101,8 +114,8 @@ def known_trouble() -> str | None:
 
     if config.interpreted() and _version(triton.__version__) < (3, 7) and _version(numpy.__version__) >= (2, 4):
         return (
-            f"triton {triton.__version__} does not interpret loops with NumPy {numpy.__version__}: install numpy<2.4 or "
-            "triton>=3.7"
+            f"triton {triton.__version__} does not interpret loops with NumPy {numpy.__version__}: install numpy<2.4 "
+            "or triton>=3.7"
         )
     return None
 

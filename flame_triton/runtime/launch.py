@@ -14,7 +14,7 @@ from ..graph.plan import Argument, ConstantTable, KernelRef, Launch, Operand, Po
 from ..types import TensorType, int64
 from ..types import dtype as as_dtype
 from .buffers import Place
-from .jit import known_trouble, resolve, unspecialised
+from .jit import known_trouble, parameters, resolve
 
 Table: TypeAlias = PointerTable | ConstantTable
 
@@ -76,7 +76,7 @@ def arguments(
 
     named = {name: value(argument) for name, argument in named_arguments(launch)}
     named |= {name: _constant(constant) for name, constant in launch.constexprs.items()}
-    ordered = tuple(named[name] for name in resolve(launch.kernel).arg_names)
+    ordered = tuple(named[name] for name in parameters(launch.kernel).names)
     return ordered, {} if config.interpreted() else options(launch)
 
 
@@ -98,9 +98,9 @@ def options(launch: Launch) -> dict[str, Any]:
 
 def named_arguments(launch: Launch) -> list[tuple[str, Argument]]:
     """The run-time arguments with the names of the parameters they go to. Raises CompileError if the number differs."""
-    every = resolve(launch.kernel).arg_names
+    every = parameters(launch.kernel).names
     names = [name for name in every if name not in launch.constexprs]
-    strange = ", ".join(launch.constexprs.keys() - set(every))
+    strange = ", ".join(name for name in launch.constexprs if name not in every)
     if len(names) != len(launch.args) or strange:
         raise CompileError(
             f"the kernel {launch.kernel.name} takes {', '.join(names) or 'nothing'}, got {len(launch.args)} arguments"
@@ -160,9 +160,9 @@ def kernel_key(launch: Launch) -> tuple[Any, ...]:
 
     Integers equal to 1 become constants; for other integers and for addresses it matters whether 16 divides them.
     """
-    by_value, by_alignment = unspecialised(resolve(launch.kernel))
+    found = parameters(launch.kernel)
     signature = tuple(
-        _specialised(argument, name not in by_value, name not in by_alignment)
+        _specialised(argument, name not in found.not_by_value, name not in found.not_by_alignment)
         for name, argument in named_arguments(launch)
     )
     constexprs = tuple(sorted((k, type(v).__name__, v) for k, v in launch.constexprs.items()))

@@ -98,6 +98,8 @@ class Lowering:
     # ---- nodes -------------------------------------------------------------------------------------------------
 
     def _launch(self, node: Node) -> None:
+        if not any(t.size for t in node.types):
+            return
         lowering = node.op.lowering
         if isinstance(lowering, Fused) and lowering.kind == "region":
             self._region(node)

@@ -88,7 +88,7 @@ class ReferenceExecutor:
         return outputs
 
     def _update(self, results: list[Array]) -> None:
-        """All updates take effect together: what still shares memory with a parameter is copied before any is written."""
+        """All updates take effect together: what shares memory with a parameter is copied before any is written."""
         values = [a if a.base is None else self._detached(a) for a in results]
         for target, value in zip(self._targets, values, strict=True):
             np.copyto(target, value, casting="unsafe" if self._plan.wide else "no")

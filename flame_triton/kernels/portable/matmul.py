@@ -53,8 +53,8 @@ def matmul(
     computed in 64 bits. Both operands have one dtype: bfloat16, float16 and float32 accumulate in float32, float64 in
     float64.
 
-    Launch `matmul_configs.grid(problem, config)` programs. EVEN_K: K is a multiple of BLOCK_K, so that the loop needs
-    no mask. INPUT_PRECISION is for float32 alone, see `library.dot`.
+    Launch `matmul_configs.grid(problem, config)` programs. EVEN_K: K is a positive multiple of BLOCK_K, so that the
+    loop needs no mask. INPUT_PRECISION is for float32 alone, see `library.dot`.
 
     EPILOGUE(acc, b, m, n, mask, ptrs) is a @triton.jit function that loads what it needs and stores the result:
         acc   [BLOCK_M, BLOCK_N], or [BLOCK_B, BLOCK_M, BLOCK_N] when BLOCK_B > 1; float32 or float64
@@ -110,7 +110,13 @@ def _product(
     step_a, step_b: elements from one K block to the next.
     """
     acc = tl.zeros(SHAPE, dtype=tl.float64 if p_a.dtype.element_ty == tl.float64 else tl.float32)
-    for start in range(0, K, BLOCK_K):
+    # At least one step, and the compiler must know it: a branch around the loop makes the assembler serialise wgmma.
+    if EVEN_K:
+        tl.assume(K > 0)
+        end = K
+    else:
+        end = tl.maximum(K, 1)
+    for start in range(0, end, BLOCK_K):
         if EVEN_K:
             x = tl.load(p_a)
             y = tl.load(p_b)

@@ -51,7 +51,7 @@ class Config:
 
     def even_k(self, K: int) -> bool:
         """The EVEN_K argument of the kernel."""
-        return K % self.BLOCK_K == 0
+        return K > 0 and K % self.BLOCK_K == 0
 
 
 def _cdiv(a: int, b: int) -> int:
