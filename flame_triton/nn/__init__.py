@@ -1,0 +1,22 @@
+"""Layers and blocks as graph builders with named parameters."""
+
+from . import init
+from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
+from .layers import Embedding, LayerNorm, Linear, RMSNorm
+from .module import Module, Parameter, Sequential
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "Parameter",
+    "RMSNorm",
+    "Sequential",
+    "TimestepEmbedding",
+    "init",
+    "modulate",
+    "sinusoid",
+]

@@ -96,7 +96,7 @@ def prelu(x: Operand, weight: Operand) -> Value:
 @_activation(
     "elu",
     lambda node: f"tl.where({{0}} > 0, {{0}}, lib.expm1({{0}}) * {literal(node.attrs['alpha'])})",
-    lambda x, *, alpha: np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.minimum(x, 0))),
+    lambda x, *, alpha: np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.where(x > 0, 0, x))),
     lambda g, y, x, alpha: where(greater(x, 0.0), g, mul(mul(g, alpha), exp(x))),
     20,
     {},

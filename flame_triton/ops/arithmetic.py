@@ -72,6 +72,12 @@ def _mul_simplify(node: Node) -> Value | None:
     return y if _is(x, 1.0) else None
 
 
+def _remainder_ref(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """np.remainder, but a zero keeps the sign of x, as in torch and C's fmod."""
+    r = np.fmod(x, y)
+    return np.where((r != 0) & ((r < 0) != (y < 0)), r + y, r)
+
+
 add = pointwise(
     "add", "{0} + {1}", np.add, lambda node, g: [g, g], doc="x + y.", samples=_pair(), simplify=_add_simplify
 )
@@ -121,7 +127,7 @@ floor_divide = pointwise(
 remainder = pointwise(
     "remainder",
     "lib.remainder({0}, {1})",
-    np.remainder,
+    _remainder_ref,
     in_compute_type(lambda g, r, x, y: [g, neg(mul(g, floor_divide(x, y)))]),
     doc="x - y floor(x / y), with the sign of y, as Python's %. Integers: y must not be 0.",
     infer=numeric,

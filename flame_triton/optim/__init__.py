@@ -1,0 +1,6 @@
+"""Optimizers and schedules as graph builders."""
+
+from . import schedule
+from .optimizer import SGD, AdamW, Optimizer, global_norm
+
+__all__ = ["SGD", "AdamW", "Optimizer", "global_norm", "schedule"]

@@ -23,30 +23,30 @@ class Arena:
 
     def __init__(self, memory: str) -> None:
         self.memory = memory
-        self._needed = 0
         self._buffer: Buffer | None = None
-        self._tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
+        self._tenants: weakref.WeakKeyDictionary[Tenant, int] = weakref.WeakKeyDictionary()
         self._stream: Any = None
 
     def reserve(self, tenant: Tenant, nbytes: int) -> None:
         """Announce a tenant that needs nbytes. Nothing is allocated before `buffer` is first asked for."""
-        self._tenants.add(tenant)
-        self._needed = max(self._needed, rounded(nbytes))
+        self._tenants[tenant] = rounded(nbytes)
 
     @property
     def growth(self) -> int:
         """Bytes by which the memory held would grow if `buffer` were asked for now."""
-        return self._needed - (self._buffer.nbytes if self._buffer is not None else 0)
+        held = self._buffer.nbytes if self._buffer is not None else 0
+        return max(0, max(self._tenants.values(), default=0) - held)
 
     @property
     def buffer(self) -> Buffer:
         """The memory, at least as large as every tenant needs. Growing moves it: all tenants are unbound."""
-        if self._buffer is None or self._buffer.nbytes < self._needed:
+        needed = max(self._tenants.values(), default=0)
+        if self._buffer is None or self._buffer.nbytes < needed:
             buffers.synchronize(self.memory)
             self._buffer = None
             for tenant in list(self._tenants):
                 tenant.unbind()
-            self._buffer = Buffer(self._needed, self.memory)
+            self._buffer = Buffer(needed, self.memory)
         return self._buffer
 
     @contextlib.contextmanager

@@ -36,14 +36,17 @@ class Layout:
 
     @property
     def input_types(self) -> list[TensorType]:
+        """Of the staging buffers."""
         return [v.type for v in self.staged]
 
     @property
     def fixed_types(self) -> list[TensorType]:
+        """Of the constants, then of the tables."""
         return [v.type for v in self.constants] + [table_type(t) for t in self.tables]
 
     @property
     def early_types(self) -> list[TensorType]:
+        """Of the copies of old values."""
         return [_type_of(slot) for slot in self.early]
 
     def memory(self, state: int) -> list[tuple[str, int]]:

@@ -10,7 +10,6 @@ per memory until it is given back (`counter`). Addresses are multiples of 512 on
 from __future__ import annotations
 
 import contextlib
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -194,8 +193,8 @@ class Place:
             np.copyto(self.array, as_array(source))
             return
         tensor = source if isinstance(source, Tensor) else _importable(source)
-        # NumPy memory is pageable and staged before the call returns, so it may be queued; a tensor may be pinned and read later, when
-        # its owner may have changed it, so there the call waits.
+        # NumPy memory is pageable and staged before the call returns, so it is just queued. A host tensor may be pinned
+        # and be read later, when its owner may have changed it: there the call waits.
         self.tensor.copy_(tensor, non_blocking=tensor.is_cuda or not isinstance(source, Tensor))
 
     def read(self) -> Array:
@@ -345,11 +344,17 @@ class MemoryInfo:
 def memory_info(memory: str) -> MemoryInfo:
     """Available and total bytes. On CUDA what torch holds in reserve counts as available."""
     if memory == "cpu":
-        page = os.sysconf("SC_PAGE_SIZE")
-        return MemoryInfo(os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page)
+        return _host_memory()
     free, total = torch.cuda.mem_get_info(memory)
     reserve = torch.cuda.memory_reserved(memory) - torch.cuda.memory_allocated(memory)
     return MemoryInfo(free + reserve, total)
+
+
+def _host_memory() -> MemoryInfo:
+    """What Linux says can be allocated without swapping (caches it would drop included)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
+    return MemoryInfo(kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from ..graph.access import views_below
 from ..graph.plan import Launch, Schedule, Slot
 from ..ir.graph import Graph
@@ -55,15 +59,22 @@ def _read(bound: Bound, slot: Slot, value: Value) -> Array:
 
 
 def _inside(found: NonFinite, bound: Bound) -> NonFinite | None:
-    """Which op inside a fused kernel is to blame: its region on the references, on what the kernel was given."""
+    """Which op inside a fused kernel is to blame: its region on the references, on what the kernel was given.
+
+    None if the region is not: it was given non-finite operands, or the matrix product in front of it made them.
+    """
     bound.begin()
     for launch, call in bound.launches:
         if launch.node is found.node:
             region: Graph = found.node.attrs["region"]
             arrays = _operands(launch, bound)
-            if len(arrays) != len(region.inputs):
-                return None  # the region starts from the accumulator of a matmul, which is in no memory
-            return CheckedPlan(region).find(dict(zip(region.inputs, arrays, strict=True)))
+            if len(arrays) > len(region.inputs):  # the region starts from a product, which is in no memory
+                a, b = (x.astype(v.dtype.compute.numpy) for x, v in zip(arrays, found.node.inputs[:2], strict=False))
+                arrays = [np.matmul(a, b).astype(region.inputs[0].dtype.numpy), *arrays[2:]]
+            inner = CheckedPlan(region).find(dict(zip(region.inputs, arrays, strict=True)))
+            if inner is None or inner.given:
+                return None
+            return replace(inner, cause=found.cause, reaches_output=found.reaches_output)
         call()
     return None
 

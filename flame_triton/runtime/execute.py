@@ -56,14 +56,17 @@ class KernelExecutor:
 
     @property
     def launches(self) -> Sequence[Launch]:
+        """In order, without those that would do nothing."""
         return self._layout.launches
 
     @property
     def distinct_kernels(self) -> int:
+        """How many kernels the launches need compiled."""
         return len(distinct(self._layout.launches))
 
     @property
     def peak_bytes(self) -> int:
+        """Bytes in use during a step, State and outputs included."""
         return sum(nbytes for _, nbytes in self._memory)
 
     def listing(self) -> str:

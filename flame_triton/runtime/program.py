@@ -16,7 +16,7 @@ from .state import State
 
 
 class Executor(Protocol):
-    """What runs a program on one kind of device. Arrays have been accepted already."""
+    """What runs a program on one kind of device; the members are those of Program, on arrays accepted already."""
 
     @property
     def launches(self) -> Sequence[Launch]: ...

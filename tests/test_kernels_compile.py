@@ -1,0 +1,281 @@
+"""Every portable kernel compiles for sm_80 and sm_90, without a GPU, into code that can be fast.
+
+The kernels are compiled in one child process, because this one may be interpreting them. Run as a program with a file
+name, this module is that child: it writes what it found as JSON. Looked at: shared memory, register spills, tensor-core
+instructions, tf32 where float32 was asked for, 16-byte accesses, and the assembler's remark on serialised wgmma.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if __name__ == "__main__":
+    os.environ["FLAME_INTERPRET"] = "0"
+
+from flame_triton.kernels.portable import foreach, indexing, matmul, matmul_configs  # isort: skip
+from flame_triton.kernels.portable import library as lib  # isort: skip
+import triton
+import triton.language as tl
+
+SHARED_LIMIT = {80: 166912, 90: 232448}
+ARCHS = (80, 90)
+POINTER = {"float64": "*fp64", "float32": "*fp32", "bfloat16": "*bf16", "float16": "*fp16", "int64": "*i64"}
+
+UNARY = (
+    "acos acosh asin asinh atan atanh cosh erfc exp exp2 expm1 isfinite isinf isnan log log10 log1p log2 neg "
+    "reciprocal round rsqrt sigmoid sign signbit sinh softplus sqrt tan tanh trunc"
+).split()
+BINARY = "atan2 copysign div floor_divide fmod maximum minimum pow remainder".split()
+
+
+@triton.jit
+def every_function(x_ptr, out_ptr, n, UNARY: tl.constexpr, BINARY: tl.constexpr, BLOCK: tl.constexpr):
+    """Row f of out: function f of x, or of x and x reversed."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = lib.load(x_ptr, i, i < n, 0)
+    y = lib.load(x_ptr, n - 1 - i, i < n, 1)
+    for f in tl.static_range(len(UNARY)):
+        lib.store(out_ptr, f * n + i, UNARY[f](x), i < n)
+    for f in tl.static_range(len(BINARY)):
+        lib.store(out_ptr, (len(UNARY) + f) * n + i, BINARY[f](x, y), i < n)
+
+
+@triton.jit
+def every_draw(out_ptr, seed, stream, step, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    lib.store(out_ptr, i, lib.uniform(seed, i, stream, step) + lib.normal(seed, i.to(tl.int64), stream, step), i < n)
+    lib.store(out_ptr, n + i, lib.randint_bits(seed, i, stream, step), i < n)
+
+
+@triton.jit
+def momentum(pointers, offsets, mask, scalars):
+    """Weight and average in float32, gradient in bfloat16."""
+    average = 0.9 * lib.load(pointers[2], offsets, mask, 0.0) + lib.load(pointers[1], offsets, mask, 0.0)
+    lib.store(pointers[0], offsets, lib.load(pointers[0], offsets, mask, 0.0) - scalars[0] * average, mask)
+    lib.store(pointers[2], offsets, average, mask)
+
+
+@triton.jit
+def square(pointers, offsets, mask, scalars):
+    x = lib.load(pointers[0], offsets, mask, 0.0)
+    return x * x
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel to compile. signature: in order; "constexpr" ones take their value from constants."""
+
+    name: str
+    arch: int
+    kernel: Any
+    signature: dict[str, Any]
+    constants: dict[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+    unaligned: tuple[str, ...] = ()  # arguments not known to be multiples of 16
+    ptx_has: tuple[str, ...] = ()
+    ptx_lacks: tuple[str, ...] = ()
+
+    def attributes(self) -> dict[tuple[int, ...], list[list[Any]]]:
+        """What the launcher would find for 16-byte aligned pointers and sizes that are multiples of 16."""
+        found: dict[tuple[int, ...], list[list[Any]]] = {}
+        for i, (name, kind) in enumerate(self.signature.items()):
+            if kind != "constexpr" and name not in self.unaligned:
+                paths = [(i, j) for j in range(len(kind))] if isinstance(kind, tuple) else [(i,)]
+                found.update({path: [["tt.divisibility", 16]] for path in paths})
+        return found
+
+
+def matmul_case(name: str, arch: int, problem: matmul_configs.Problem, config: Any = None, **options: Any) -> Case:
+    """The matmul of a problem under its heuristic or a given configuration."""
+    config = config or matmul_configs.heuristic(problem, False, arch)
+    signature: dict[str, Any] = {"a_ptr": POINTER[problem.dtype], "b_ptr": POINTER[problem.dtype]}
+    signature["ptrs"] = (POINTER[problem.dtype], "i32", "i32")
+    signature.update(dict.fromkeys(("M", "N", "K", "batch", "batch_inner"), "i32"))
+    operands = [f"stride_{x}{axis}" for x, axes in (("a", "01mk"), ("b", "01kn")) for axis in axes]
+    signature.update(dict.fromkeys(operands, "i32"))
+    constants: dict[str, Any] = {
+        "EPILOGUE": matmul.store_epilogue, "INPUT_PRECISION": problem.precision,
+        "BLOCK_B": config.BLOCK_B, "BLOCK_M": config.BLOCK_M, "BLOCK_N": config.BLOCK_N, "BLOCK_K": config.BLOCK_K,
+        "GROUP_M": config.GROUP_M, "EVEN_K": config.even_k(problem.K),
+        "stride_ak" if problem.layout_a == "n" else "stride_am": 1,
+        "stride_bn" if problem.layout_b == "n" else "stride_bk": 1,
+    }  # fmt: skip
+    signature.update(dict.fromkeys(constants, "constexpr"))
+    return Case(
+        name, arch, matmul.matmul, signature, constants, config.num_warps, config.num_stages,
+        unaligned=("batch", "batch_inner"), **options,
+    )  # fmt: skip
+
+
+def matmul_cases(arch: int) -> Iterator[Case]:
+    problem, tile = matmul_configs.Problem, matmul_configs.Config
+    products = ("wgmma.mma_async",) if arch >= 90 else ("mma.sync",)
+    fast = {"ptx_has": (*products, "cp.async.c"), "ptx_lacks": ("ld.global",)}
+    for layouts in ("nn", "nt", "tn"):
+        yield matmul_case(f"bf16 {layouts}", arch, problem(1, 4096, 1536, 384, "bfloat16", *layouts), **fast)
+    yield matmul_case("bf16 largest tile", arch, problem(1, 8192, 8192, 8192, "bfloat16", "n", "t"), **fast)
+    yield matmul_case("bf16 wgrad", arch, problem(1, 384, 1536, 4096, "bfloat16", "t", "n"), **fast)
+    yield matmul_case("fp16 uneven K", arch, problem(1, 4096, 1536, 400, "float16", "n", "t"), **fast)
+    four_warps = tile(1, 128, 128, 64, 8, 4, 4)
+    yield matmul_case("bf16 128x128x64", arch, problem(1, 4096, 4096, 4096, "bfloat16"), four_warps, **fast)
+    yield matmul_case("bf16 small heads", arch, problem(1536, 64, 64, 32, "bfloat16", "n", "t"))
+    yield matmul_case("bf16 tiny", arch, problem(4096, 16, 16, 16, "bfloat16", "n", "t"), ptx_has=("mma.sync",))
+    batched = tile(4, 16, 16, 16, 1, 4, 2)
+    yield matmul_case("bf16 3-D", arch, problem(4096, 16, 16, 32, "bfloat16"), batched, ptx_has=("mma.sync",))
+    ieee = {"ptx_lacks": ("tf32",), "ptx_has": ("fma.rn.f32",)}
+    yield matmul_case("fp32", arch, problem(1, 4096, 1536, 384, "float32"), **ieee)
+    yield matmul_case(
+        "fp32 64x64", arch, problem(1, 4096, 1536, 384, "float32", "n", "t"), tile(1, 64, 64, 16, 8, 4, 3), **ieee
+    )
+    yield matmul_case("fp32 3-D", arch, problem(4096, 16, 16, 32, "float32"), batched, **ieee)
+    tf32 = problem(1, 4096, 1536, 384, "float32", precision="tf32")
+    yield matmul_case("tf32", arch, tf32, ptx_has=("tf32", *products))
+    yield matmul_case("fp64", arch, problem(1, 512, 512, 512, "float64"), ptx_lacks=("f32",))
+
+
+def indexing_cases(arch: int) -> Iterator[Case]:
+    sizes = dict.fromkeys(("n_index", "n_rows", "width", "stride_in", "stride_out"), "i32")
+    for dtype, index, width in (("bfloat16", "int64", 768), ("float32", "int64", 64), ("int64", "int64", 32)):
+        pick = indexing.gather_heuristic(4096, width, False)
+        signature = {"table_ptr": POINTER[dtype], "index_ptr": POINTER[index], "out_ptr": POINTER[dtype], **sizes}
+        names = ("table_ptr", "index_ptr", "out_ptr", "n_index", "n_rows", "width", "stride_table", "stride_out")
+        signature = dict(zip(names, signature.values(), strict=True))
+        constants = {"BLOCK_I": pick.BLOCK_I, "BLOCK_W": pick.BLOCK_W}
+        signature.update(dict.fromkeys(constants, "constexpr"))
+        wide = ("ld.global.v2.b64" if dtype == "int64" else "ld.global.v4.b32",)
+        yield Case(
+            f"gather {dtype}", arch, indexing.gather_rows, signature, constants, pick.num_warps,
+            unaligned=("n_index", "n_rows"), ptx_has=wide,
+        )  # fmt: skip
+    for dtype, out, shape in (("bfloat16", "float32", (4096, 50304, 384)), ("float64", "float64", (64, 1001, 64))):
+        s = indexing.scatter_heuristic(*shape, False)
+        names = ("grad_ptr", "index_ptr", "out_ptr", "n_index", "n_rows", "width", "stride_grad", "stride_out")
+        kinds = (POINTER[dtype], "*i64", POINTER[out], *sizes.values())
+        constants = {"BLOCK_R": s.BLOCK_R, "BLOCK_W": s.BLOCK_W, "BLOCK_I": s.BLOCK_I, "SCAN": s.SCAN}
+        signature = {**dict(zip(names, kinds, strict=True)), **dict.fromkeys(constants, "constexpr")}
+        yield Case(
+            f"scatter {dtype}", arch, indexing.scatter_add_rows, signature, constants, s.num_warps,
+            unaligned=("n_index", "n_rows"), ptx_lacks=("atom.", "red.global"),
+        )  # fmt: skip
+
+
+def other_cases(arch: int) -> Iterator[Case]:
+    constants: dict[str, Any] = {"BODY": momentum, "DTYPES": (tl.float32, tl.bfloat16, tl.float32)}
+    constants.update(BLOCK=1024, CHUNK=8192)
+    signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": ("*fp32",)}
+    signature.update(dict.fromkeys(constants, "constexpr"))
+    # 16-byte accesses of float32, 8-byte ones of bfloat16, and no detour through shared memory.
+    vectors = ("ld.global.v4.b32", "ld.global.v2.b32", "st.global.v4.b32")
+    yield Case("foreach", arch, foreach.foreach, signature, constants, ptx_has=vectors, ptx_lacks=("st.shared",))
+    constants = {**constants, "BODY": square, "DTYPES": (tl.bfloat16,)}
+    signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": (), "partials_ptr": "*fp32"}
+    signature.update(dict.fromkeys(constants, "constexpr"))
+    yield Case("foreach_sum", arch, foreach.foreach_sum, signature, constants, ptx_has=("ld.global.v2.b32",))
+
+    for dtype in ("float32", "float64", "bfloat16"):
+        constants = {"UNARY": tuple(getattr(lib, f) for f in UNARY), "BINARY": tuple(getattr(lib, f) for f in BINARY)}
+        constants["BLOCK"] = 128
+        signature = {"x_ptr": POINTER[dtype], "out_ptr": POINTER[dtype], "n": "i32"}
+        signature.update(dict.fromkeys(constants, "constexpr"))
+        yield Case(f"library {dtype}", arch, every_function, signature, constants)
+    signature = {"out_ptr": "*fp32", "seed": "i64", "stream": "i32", "step": "i32", "n": "i32", "BLOCK": "constexpr"}
+    yield Case("random", arch, every_draw, signature, {"BLOCK": 512}, unaligned=("seed", "stream", "step"))
+
+
+def cases(arch: int) -> list[Case]:
+    return [*matmul_cases(arch), *indexing_cases(arch), *other_cases(arch)]
+
+
+# --- the child ---
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    """What one compilation gave, or its error."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(case.kernel, case.signature, constexprs=case.constants, attrs=case.attributes())
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": True}
+    log = io.StringIO()
+    start = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(log):
+            kernel = triton.compile(source, target=GPUTarget("cuda", case.arch, 32), options=options)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    text = log.getvalue()
+    return {
+        "seconds": time.perf_counter() - start,
+        "shared": kernel.metadata.shared,
+        "registers": max(map(int, re.findall(r"Used (\d+) registers", text)), default=None),
+        "spills": sum(map(int, re.findall(r"(\d+) bytes spill stores", text))),
+        "remarks": re.findall(r"\(C75\d\d\).*", text),
+        "missing": [part for part in case.ptx_has if part not in kernel.asm["ptx"]],
+        "unwanted": [part for part in case.ptx_lacks if part in kernel.asm["ptx"]],
+    }
+
+
+def main(path: str) -> None:
+    triton.knobs.nvidia.dump_ptxas_log = True
+    triton.knobs.compilation.always_compile = True  # a kernel found in the cache leaves no log
+    found = {f"{case.name}, sm_{arch}": compile_case(case) for arch in ARCHS for case in cases(arch)}
+    Path(path).write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+# --- the tests ---
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the child found, by case."""
+    folder = tmp_path_factory.mktemp("compile")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["FLAME_INTERPRET"] = "0"
+    environment["TRITON_CACHE_DIR"] = str(folder / "cache")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    result = folder / "result.json"
+    command = [sys.executable, str(Path(__file__).resolve()), str(result)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+NAMES = [f"{case.name}, sm_{arch}" for arch in ARCHS for case in cases(arch)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_into_good_code(compiled: dict[str, Any], name: str) -> None:
+    found = compiled[name]
+    assert "error" not in found, found["error"]
+    assert found["registers"] is not None, "the assembler's log was not read"
+    assert found["shared"] <= SHARED_LIMIT[90 if name.endswith("90") else 80]
+    assert found["spills"] == 0, f"{found['spills']} bytes spilled with {found['registers']} registers"
+    assert found["remarks"] == [], "the assembler serialised wgmma"
+    assert found["missing"] == [], "expected in the PTX"
+    assert found["unwanted"] == [], "not expected in the PTX"
+
+
+def test_shared_memory_estimate_is_an_upper_bound(compiled: dict[str, Any]) -> None:
+    for arch in ARCHS:
+        problem = matmul_configs.Problem(1, 8192, 8192, 8192, "bfloat16", "n", "t")
+        config = matmul_configs.heuristic(problem, False, arch)
+        used = compiled[f"bf16 largest tile, sm_{arch}"]["shared"]
+        assert used <= matmul_configs.shared_bytes(config, problem, arch)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
