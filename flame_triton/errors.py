@@ -62,6 +62,10 @@ class DeviceError(FlameError, RuntimeError):
     """The device asked for is not there, or this process cannot use it."""
 
 
+class MissingPackageError(FlameError, ImportError):
+    """An optional package is not installed; the message says how to get it."""
+
+
 class OutOfMemoryError(FlameError, MemoryError):
     """The plan does not fit the device; says planned and available bytes."""
 

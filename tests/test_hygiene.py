@@ -9,10 +9,14 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import flame_triton as ft
@@ -162,7 +166,7 @@ FINE: list[tuple[Rule, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "files"), RULES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("rule", "files"), RULES, ids=[rule.__name__ for rule, _ in RULES])
 def test_project_keeps_rule(rule: Rule, files: list[Path]) -> None:
     assert files, f"{rule.__name__} looked at no file at all"
     offences = [offence for path in files for offence in rule(relative(path), path.read_text(encoding="utf-8"))]
@@ -204,6 +208,29 @@ def test_documents_name_what_exists(document: str) -> None:
     assert named, f"{document} names no file of the project: is the pattern still right?"
     gone = sorted({path for path in named if "NAME" not in path and not (ROOT / path).exists()})
     assert not gone, f"{document} names what is not there: {gone}"
+
+
+def code_blocks(document: str) -> str:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert found, f"{document} shows no Python"
+    return "\n".join(found)
+
+
+def test_readme_example_runs() -> None:
+    scope: dict[str, Any] = {}
+    exec(compile(code_blocks("README.md"), "README.md", "exec"), scope)
+    np.testing.assert_allclose(float(scope["loss_"]), scope["exact"], rtol=1e-5)
+    np.testing.assert_allclose(scope["dw_"].numpy(force=True), scope["exact_dw"], rtol=1e-4, atol=1e-7)
+
+
+def test_contributing_example_runs() -> None:
+    """In a process of its own, because it adds an op to the registry."""
+    script = "from flame_triton import testing\nfrom flame_triton.ops import elementary\n"
+    script += "globals().update(vars(elementary))\n"
+    script += code_blocks("CONTRIBUTING.md") + "testing.check_grads(softsign, (3, 5))\n"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def literal_version() -> str:

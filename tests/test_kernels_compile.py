@@ -63,7 +63,7 @@ def every_draw(out_ptr, seed, stream, step, n, BLOCK: tl.constexpr):
 @triton.jit
 def momentum(pointers, offsets, mask, scalars):
     """Weight and average in float32, gradient in bfloat16."""
-    average = 0.9 * lib.load(pointers[2], offsets, mask, 0.0) + lib.load(pointers[1], offsets, mask, 0.0)
+    average = 0.9 * lib.load(pointers[2], offsets, mask, 0.0) + scalars[1] * lib.load(pointers[1], offsets, mask, 0.0)
     lib.store(pointers[0], offsets, lib.load(pointers[0], offsets, mask, 0.0) - scalars[0] * average, mask)
     lib.store(pointers[2], offsets, average, mask)
 
@@ -82,7 +82,7 @@ class Case:
     arch: int
     kernel: Any
     signature: dict[str, Any]
-    constants: dict[str, Any]
+    constants: dict[Any, Any]
     num_warps: int = 4
     num_stages: int = 3
     unaligned: tuple[str, ...] = ()  # arguments not known to be multiples of 16
@@ -94,7 +94,8 @@ class Case:
         found: dict[tuple[int, ...], list[list[Any]]] = {}
         for i, (name, kind) in enumerate(self.signature.items()):
             if kind != "constexpr" and name not in self.unaligned:
-                paths = [(i, j) for j in range(len(kind))] if isinstance(kind, tuple) else [(i,)]
+                inside = [(i, j) for j, part in enumerate(kind) if part != "constexpr"]
+                paths = inside if isinstance(kind, tuple) else [(i,)]
                 found.update({path: [["tt.divisibility", 16]] for path in paths})
         return found
 
@@ -174,13 +175,16 @@ def indexing_cases(arch: int) -> Iterator[Case]:
 
 
 def other_cases(arch: int) -> Iterator[Case]:
-    constants: dict[str, Any] = {"BODY": momentum, "DTYPES": (tl.float32, tl.bfloat16, tl.float32)}
+    constants: dict[Any, Any] = {"BODY": momentum, "DTYPES": (tl.float32, tl.bfloat16, tl.float32)}
     constants.update(BLOCK=1024, CHUNK=8192)
-    signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": ("*fp32",)}
+    # The launcher makes a number 1 in a tuple a constant.
+    signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": ("*fp32", "constexpr")}
     signature.update(dict.fromkeys(constants, "constexpr"))
     # 16-byte accesses of float32, 8-byte ones of bfloat16, and no detour through shared memory.
     vectors = ("ld.global.v4.b32", "ld.global.v2.b32", "st.global.v4.b32")
+    constants[(2, 1)] = 1
     yield Case("foreach", arch, foreach.foreach, signature, constants, ptx_has=vectors, ptx_lacks=("st.shared",))
+    del constants[(2, 1)]
     constants = {**constants, "BODY": square, "DTYPES": (tl.bfloat16,)}
     signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": (), "partials_ptr": "*fp32"}
     signature.update(dict.fromkeys(constants, "constexpr"))
@@ -216,6 +220,8 @@ def compile_case(case: Case) -> dict[str, Any]:
         with contextlib.redirect_stdout(log):
             kernel = triton.compile(source, target=GPUTarget("cuda", case.arch, 32), options=options)
     except Exception as error:
+        while error.__cause__ is not None:  # the innermost one names the line
+            error = error.__cause__
         return {"error": f"{type(error).__name__}: {error}"}
     text = log.getvalue()
     return {
@@ -229,10 +235,20 @@ def compile_case(case: Case) -> dict[str, Any]:
     }
 
 
+def controls() -> list[Case]:
+    """Code that must be found wanting: a tile too large for the registers, and one too large for shared memory."""
+    problem, tile = matmul_configs.Problem(1, 4096, 4096, 4096, "bfloat16"), matmul_configs.Config
+    return [
+        matmul_case("spills", 90, problem, tile(1, 256, 256, 64, 8, 4, 2), ptx_has=("tcgen05",), ptx_lacks=("wgmma",)),
+        matmul_case("overflows", 90, problem, tile(1, 128, 256, 64, 8, 8, 6)),
+    ]
+
+
 def main(path: str) -> None:
     triton.knobs.nvidia.dump_ptxas_log = True
     triton.knobs.compilation.always_compile = True  # a kernel found in the cache leaves no log
     found = {f"{case.name}, sm_{arch}": compile_case(case) for arch in ARCHS for case in cases(arch)}
+    found.update({case.name: compile_case(case) for case in controls()})
     Path(path).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -267,6 +283,12 @@ def test_compiles_into_good_code(compiled: dict[str, Any], name: str) -> None:
     assert found["remarks"] == [], "the assembler serialised wgmma"
     assert found["missing"] == [], "expected in the PTX"
     assert found["unwanted"] == [], "not expected in the PTX"
+
+
+def test_bad_code_is_seen(compiled: dict[str, Any]) -> None:
+    found = compiled["spills"]
+    assert found["spills"] > 0 and found["missing"] == ["tcgen05"] and found["unwanted"] == ["wgmma"]
+    assert compiled["overflows"]["shared"] > SHARED_LIMIT[90]
 
 
 def test_shared_memory_estimate_is_an_upper_bound(compiled: dict[str, Any]) -> None:

@@ -141,6 +141,12 @@ def test_scatter_accumulates_in_float32(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(got, [[1000.0] * 3, [0.0] * 3])
 
 
+def test_scatter_accumulates_float64_in_float64(rng: np.random.Generator) -> None:
+    grad = samples(rng, (50, 3), "float64")
+    index = rng.integers(0, 2, 50)
+    np.testing.assert_allclose(scatter(grad, index, 2), summed(grad, index, 2), rtol=0, atol=1e-13)
+
+
 def test_scatter_is_deterministic(rng: np.random.Generator) -> None:
     grad = samples(rng, (300, 40), "float32")
     index = rng.integers(0, 7, 300)

@@ -159,7 +159,8 @@ def _through_definition(node: Node, incoming: Sequence[Value | None]) -> list[Va
     wrt = [v for v in node.inputs if v.dtype.is_float]
     inner = [n for n in topological([v for v, _ in seeds], stop=wrt) if not any(v.node is n for v in wrt)]
     cotangents = _pull_back(inner, seeds, wrt)
-    return [_total(parts) if (parts := cotangents.get(v)) else None for v in node.inputs]
+    # A value that is several operands gets its whole cotangent once, at the first of them.
+    return [_total(parts) if (parts := cotangents.pop(v, None)) else None for v in node.inputs]
 
 
 def _result(value: Value, cotangents: dict[Value, list[Value]], allow_unused: bool) -> Value:

@@ -33,6 +33,7 @@ MAX_POINTERS = 40  # operands and results of one kernel
 MAX_COST = 600  # instructions per element of one kernel, by the ops' own count
 INLINE_COST = 200  # instructions per element that are recomputed rather than loaded
 INLINE_BYTES = 1.25  # bytes read to recompute a value, over the bytes of the value
+INLINE_SMALL = 1 << 16  # bytes that may be read besides: they stay in cache, and a launch costs more
 
 
 def _fused_type(*_: TensorType, region: Graph, roles: tuple[str, ...]) -> tuple[TensorType, ...]:
@@ -166,7 +167,7 @@ class _Fuser:
                 if not isinstance(lowering, View):
                     cost += lowering.cost
                     read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
-                    if read > INLINE_BYTES * value.type.nbytes + 64 or cost > INLINE_COST:
+                    if read > INLINE_BYTES * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
                         self.stored.add(value)
                         sources, cost = frozenset((value,)), 0
                 self.sources[value] = (sources, cost)
@@ -281,6 +282,8 @@ class _Fuser:
         chain = views_below(anchor.value)
         base = next((v for v in chain[1:] if v in self.stored), chain[-1])
         if base is anchor.value or base.size != cluster.size or map_onto(anchor.value, base).inverse() is None:
+            return None
+        if cluster.kind == "kernel":
             return None
         if base in cluster.members:
             return "permuted" if cluster.members[base] == "full" else None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..errors import ArgumentError
 from ..ir.graph import Graph
+from .batch import batch
 from .decompose import decompose
 from .fuse import fuse
 from .legalise import legalise
@@ -33,7 +34,7 @@ def optimise(
     passes: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("simplify", simplify),
         ("decompose", lambda g: simplify(decompose(g))),
-        ("legalise", lambda g: simplify(legalise(g, target))),
+        ("legalise", lambda g: batch(simplify(legalise(g, target)))),
         ("fuse", lambda g: fuse(g, target)),
     ]
     if dump:

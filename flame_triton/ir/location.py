@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_APPLICATIONS = os.path.join(_PACKAGE, "train") + os.sep  # models of the demo: code that uses the library
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,12 @@ class Loc:
 
 
 def user_location() -> Loc:
-    """The innermost frame outside this package (the outermost one if all frames are inside)."""
+    """The innermost frame outside the library (the outermost one if all frames are inside)."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and _inside(frame.f_code.co_filename):
         frame = frame.f_back
     return Loc(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def _inside(file: str) -> bool:
+    return file.startswith(_PACKAGE) and not file.startswith(_APPLICATIONS)

@@ -237,12 +237,14 @@ def pointwise(
         if len(args) != len(operands):
             raise TypeError(f"{name}() takes {len(operands)} operands, got {len(args)}")
         values = promote_operands(name, *args, float_result=float_result)
-        result = infer(*(v.type for v in values)).dtype
-        if result.is_low_precision and any(_loses(x, result) for x in args):
+        dtype = values[0].dtype
+        once = dtype.is_low_precision and any(_loses(x, dtype) for x in args)
+        if once and infer(*(v.type for v in values)).dtype is dtype:
             args = tuple(x if is_scalar(x) else wide(as_value(x)) for x in args)
             values = promote_operands(name, *args, float_result=float_result)
         found = shortcut(*values) if shortcut else None
-        return call("cast", make(op, values).out if found is None else found, result)
+        result = make(op, values).out if found is None else found
+        return call("cast", result, dtype) if once and result.dtype.is_float else result
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc

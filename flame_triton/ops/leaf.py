@@ -115,17 +115,21 @@ def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTyp
     """
     value = plain(fill_value)
     if not is_scalar(value):
-        raise ArgumentError(f"fill_value must be a number, got {fill_value!r}", op="full")
+        raise ArgumentError(f"fill_value must be a number, got {fill_value!r}")
     chosen = as_dtype(dtype) if dtype is not None else as_dtype(type(value))
-    if chosen.is_float:
-        value = float(value)
-    elif chosen is bool_:
-        value = bool(value)
-    else:
-        if isinstance(value, float) and value != int(value):
-            raise DTypeError(f"fill_value {value} is not an integer but dtype is {chosen}", op="full")
-        value = int(value)
-    return make("full", [], shape=check_shape(shape), value=value, dtype=chosen).out
+    return make("full", [], shape=check_shape(shape), value=_fitting(value, chosen), dtype=chosen).out
+
+
+def _fitting(value: bool | int | float, dtype: DType) -> bool | int | float:
+    """`value` as the Python type that `dtype` stands for. Raises DTypeError if an integer type does not hold it."""
+    if dtype.is_float:
+        return float(value)
+    if dtype is bool_:
+        return bool(value)
+    limits = np.iinfo(dtype.numpy)
+    if not limits.min <= value <= limits.max or value != int(value):
+        raise DTypeError(f"{dtype} does not hold {value}")
+    return int(value)
 
 
 @composed(samples=samples(Sample(((2, 3),)), Sample(((4,), "int32"))))
@@ -194,7 +198,9 @@ def _cast_simplify(node: Node) -> Value | None:
     if source.dtype is node.type.dtype:
         return source
     if source.node.op.name == "full" and representable(source.node.attrs["value"], source.dtype):
-        return full(source.shape, source.node.attrs["value"], node.type.dtype)
+        value, target = source.node.attrs["value"], node.type.dtype
+        value = value if target.is_float else _cast_ref(np.asarray(value), dtype=target).item()
+        return full(source.shape, value, target)
     if source.node.op.name == "cast":
         first = source.node.inputs[0]
         widened = source.dtype.is_float and first.dtype.is_float and source.dtype.itemsize > first.dtype.itemsize

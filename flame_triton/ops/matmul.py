@@ -27,7 +27,20 @@ def _type(a: TensorType, b: TensorType, *, out_dtype: DType) -> TensorType:
 def _vjp(node: Node, g: Value) -> list[Value | None]:
     a, b = node.inputs
     g = call("cast", g, a.dtype)
-    return [matmul(g, call("swapaxes", b, -1, -2)), matmul(call("swapaxes", a, -1, -2), g)]
+    return [_in_layout_of(a, g, _turned(b)), _in_layout_of(b, _turned(a), g)]
+
+
+def _turned(x: Value) -> Value:
+    return call("swapaxes", x, -1, -2)
+
+
+def _in_layout_of(operand: Value, left: Value, right: Value) -> Value:
+    """left @ right; for an operand that is a transpose, as the transpose of right^T left^T, so that the gradient of what
+    was transposed (a weight [out, in]) is a product by itself and needs no copy."""
+    node = operand.node
+    if node.op.name == "transpose" and node.attrs["axes"][-2:] == (operand.ndim - 1, operand.ndim - 2):
+        return _turned(matmul(_turned(right), _turned(left)))
+    return matmul(left, right)
 
 
 def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:

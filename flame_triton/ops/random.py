@@ -138,8 +138,8 @@ def normal(
 @composed(samples=samples(Sample((0.3, (3, 5), _seed)), Sample((1.0, (4,), _seed)), Sample((0.0, (4,), _seed))))
 def bernoulli(p: float, shape: int | Sequence[int], seed: Value, dtype: DTypeLike = bool_) -> Value:
     """True with probability p, else False; in another dtype 1 and 0."""
-    _check_probability(p)
-    return call("cast", less(_draw("random_uniform", shape, seed), p), dtype)
+    threshold = _threshold(p)
+    return call("cast", less(_draw("random_uniform", shape, seed), threshold), dtype)
 
 
 @composed(samples=samples(Sample((-3, 4, (3, 5), _seed)), Sample((0, 1000, (17,), _seed))))
@@ -150,9 +150,11 @@ def randint(low: int, high: int, shape: int | Sequence[int], seed: Value, dtype:
     return call("cast", _draw("random_integers", shape, seed, low=int(low), count=int(high - low)), dtype)
 
 
-def _check_probability(p: float) -> None:
+def _threshold(p: float) -> float:
+    """p as the draws see it, in float32, so that masks agree with those of the float64 oracle."""
     if not 0 <= p <= 1:
         raise ArgumentError(f"p must lie in [0, 1], got {p}")
+    return float(np.float32(p))
 
 
 @composed(
@@ -166,12 +168,12 @@ def dropout(x: Operand, p: float = 0.5, seed: Value | None = None, training: boo
     seed: see rng_seed; needed only in training.
     """
     x = as_value(x)
-    _check_probability(p)
+    threshold = _threshold(p)
     if not training or p == 0:
         return x
     if seed is None:
         raise ArgumentError("needs seed= in training")
     if not x.dtype.is_float:
         raise DTypeError(f"needs a floating tensor, got {x.dtype}")
-    keep = greater_equal(_draw("random_uniform", x.shape, seed), p)
+    keep = greater_equal(_draw("random_uniform", x.shape, seed), threshold)
     return where(keep, mul(x, 1 / (1 - p)) if p < 1 else x, 0.0)

@@ -10,7 +10,7 @@ and `skipped` is 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentError, ShapeError
@@ -79,8 +79,12 @@ class Optimizer:
         """The step count, the moments and the averages."""
         return [self.step, *(s for slots in self.slots.values() for s in slots), *self.averages.values()]
 
-    def updates(self, grads: Sequence[Value]) -> dict[Value, Value]:
-        """parameter, moment, average, step -> new value. grads: one per parameter, of its shape."""
+    def updates(self, grads: Sequence[Value], also: Mapping[Value, Value] | None = None) -> dict[Value, Value]:
+        """parameter, moment, average, step -> new value.
+
+        grads: one per parameter, of its shape. also: further updates, such as the next random seed, that a skipped
+        step leaves out as well.
+        """
         if len(grads) != len(self.parameters):
             raise ArgumentError(f"{len(self.parameters)} parameters but {len(grads)} gradients", op=type(self).__name__)
         for p, g in zip(self.parameters, grads, strict=True):
@@ -97,6 +101,8 @@ class Optimizer:
         if self.ema is not None:
             scalars.append(call("minimum", count / (count + 9.0), self.ema))
         new: dict[Value, Value] = {self.step: self.step + call("cast", finite, int64)}
+        for old, value in (also or {}).items():
+            new[old] = call("where", finite, value, old)
         for members, decay in self._groups():
             self._update_group(members, dict(zip(self.parameters, grads, strict=True)), decay, scalars, new)
         return new

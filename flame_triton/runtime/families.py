@@ -104,7 +104,7 @@ def _total(result: TensorType, count: int) -> Graph:
     """The region that sums `count` partial sums."""
     attrs = {"shape": (1, count), "dtype": result.dtype, "name": None}
     first = make(OPS["input"], [], **attrs).out
-    summed = make("sum", [first], axes=(1,)).out if count > 1 else first
+    summed = make("sum", [first], axes=(1,)).out
     return Graph((first,), (call("reshape", summed, result.shape),))
 
 

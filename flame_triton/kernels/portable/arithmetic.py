@@ -207,8 +207,7 @@ def _fmod_float(a, b):
         left -= step
         r = r * power_of_two(step, a)
         r = tl.fma(-tl.floor(div(r, m)), m, r)
-        r = tl.where(r < 0, r + m, r)
-        r = tl.where(r >= m, r - m, r)
+        r = tl.where(r < 0, r + m, r)  # the quotient may have been rounded up to an integer, never down below one
     half = y_exponent >> 1
     r = r * power_of_two(half, a) * power_of_two(y_exponent - half, a)
     r = tl.where(x < y, x, r)

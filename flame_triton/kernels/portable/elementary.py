@@ -284,6 +284,7 @@ def pow(x, y):
     exp(y log|x|) with the logarithm and the product carried in two parts. 0^0 = 1, 1^y = 1 and x^0 = 1 for every y
     and x, NaN included; a negative base needs an integer exponent, else NaN; integer tensors: see `integer_pow`.
     """
+    x, y = tl.broadcast(x, y)
     if not x.dtype.is_floating():
         return integer_pow(x, y)
     else:

@@ -46,14 +46,23 @@ def _typed_pointers(row_ptr, DTYPES: tl.constexpr):
 
 
 @triton.jit
+def _value(scalar):
+    """The scalar, or what it points at. (A number 1 arrives as a compile-time int, not as a tensor.)"""
+    if isinstance(scalar, tl.tensor):
+        if scalar.dtype.is_ptr():
+            return lib.to_compute(tl.load(scalar))
+        else:
+            return scalar
+    else:
+        return scalar
+
+
+@triton.jit
 def _values(scalars):
     """The scalars, those behind a pointer loaded."""
     values = ()
     for i in tl.static_range(len(scalars)):
-        if scalars[i].dtype.is_ptr():
-            values = values + (lib.to_compute(tl.load(scalars[i])),)
-        else:
-            values = values + (scalars[i],)
+        values = values + (_value(scalars[i]),)
     return values
 
 

@@ -70,6 +70,7 @@ def atan(x):
 @triton.jit
 def atan2(y, x):
     """The angle of the point (x, y) in [-pi, pi]; zeros and infinities as in C."""
+    y, x = tl.broadcast(y, x)
     ax = tl.abs(x)
     ay = tl.abs(y)
     steep = ay > ax

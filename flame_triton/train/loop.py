@@ -1,0 +1,189 @@
+"""The training loop: steps of one program over one State, with log, checkpoints, and a clean stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from ..errors import NonFiniteError
+from ..runtime.program import Program
+from .data import Batches
+from .folder import Progress, RunFolder
+from .log import Log
+
+MAX_SKIPPED = 10
+"""So many steps without finite gradients, one after the other, end the run."""
+
+
+@dataclass(eq=False)
+class Training:
+    """A run, ready to go on from `step`.
+
+    program: returns loss, learning rate, gradient norm and skipped (0 or 1) of one step, all 0-d, and updates its
+    state; batches and arrays: where its inputs come from; config: kept in every checkpoint.
+    """
+
+    program: Program
+    batches: Batches
+    arrays: Callable[[Any], Sequence[Any]]
+    config: Mapping[str, Any]
+    step: int = 0
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands, for a checkpoint."""
+        return Progress(self.step, self.batches.position, self.config)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """step: reached; seconds: spent in steps; interrupted: True after Ctrl-C."""
+
+    step: int
+    seconds: float
+    interrupted: bool
+
+
+def train(
+    run: Training,
+    folder: RunFolder,
+    steps: int,
+    *,
+    log_every: int = 10,
+    save_every: int = 500,
+    console: Console | None = None,
+) -> Outcome:
+    """Take steps until `steps` have been taken in all. A checkpoint is written every `save_every` steps and at the end.
+
+    Every step's loss is read back, so that a bad step ends the run at once, in the state in which it happened. Ctrl-C
+    ends the run after the current step, with a checkpoint; a second one ends it at once.
+    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line.
+    """
+    folder.make()
+    log = Log(folder.log, after=run.step)
+    begun, saved = time.perf_counter(), -1
+    window = _Window()
+    with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
+        try:
+            while run.step < steps and not interrupted.is_set():
+                window.add(_step(run, window))
+                boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
+                if boundary or not run.step % log_every:
+                    log.write(window.record(run.step, time.perf_counter() - begun))
+                report(run.step, window.loss)
+                if boundary:
+                    folder.save(run.program.state, run.progress)
+                    saved = run.step
+        finally:
+            log.close()
+        if interrupted.is_set() and saved != run.step:
+            folder.save(run.program.state, run.progress)
+    return Outcome(run.step, time.perf_counter() - begun, interrupted.is_set())
+
+
+def _step(run: Training, window: _Window) -> tuple[float, float, float, float]:
+    """One step: loss, learning rate, gradient norm, skipped."""
+    arrays = run.arrays(next(run.batches))
+    loss, rate, norm, skipped = (float(t) for t in run.program(*arrays))
+    if not math.isfinite(loss) or (skipped and window.skipped_in_a_row + 1 >= MAX_SKIPPED):
+        what = "the loss is" if not math.isfinite(loss) else f"for {MAX_SKIPPED} steps the gradients were"
+        found = run.program.find_non_finite(*arrays)
+        raise NonFiniteError(f"step {run.step + 1}: {what} not finite; the step was not taken\n{found or ''}".rstrip())
+    run.step += 1
+    return loss, rate, norm, skipped
+
+
+class _Window:
+    """What happened since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.loss = math.nan
+        self.skipped_in_a_row = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._losses: list[float] = []
+        self._skipped = 0
+        self._last = (math.nan, math.nan)
+
+    def add(self, results: tuple[float, float, float, float]) -> None:
+        """Take in one step."""
+        loss, rate, norm, skipped = results
+        self._losses.append(loss)
+        self._skipped += int(skipped)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self._last = (rate, norm)
+        self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
+
+    def record(self, step: int, seconds: float) -> dict[str, Any]:
+        """A line of the log, and a fresh start. loss: mean over `count` steps; lr and grad_norm: of the last one."""
+        rate, norm = self._last
+        made: dict[str, Any] = {
+            "step": step,
+            "count": len(self._losses),
+            "loss": math.fsum(self._losses) / len(self._losses),
+            "lr": rate,
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "seconds": round(seconds, 3),
+        }
+        if self._skipped:
+            made["skipped"] = self._skipped
+        self._clear()
+        return made
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Within, the first Ctrl-C only sets the event. Signals reach the main thread alone; elsewhere nothing changes."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _reporting(console: Console | None, start: int, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A progress bar on a terminal; elsewhere a line after every tenth of the run; nothing without a console."""
+    if console is None:
+        yield lambda step, loss: None
+        return
+    begun = time.perf_counter()
+
+    def speed(step: int) -> float:
+        return (step - start) / max(time.perf_counter() - begun, 1e-9)
+
+    if not console.is_terminal:
+        every = max(1, (steps - start) // 10)
+
+        def line(step: int, loss: float) -> None:
+            if not (step - start) % every or step == steps:
+                console.print(f"step {step} of {steps}  loss {loss:.4f}  {speed(step):.1f} steps/s", highlight=False)
+
+        yield line
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    columns += (TextColumn("{task.fields[speed]:.1f} steps/s"), TimeRemainingColumn())
+    with Bar(TextColumn("training"), *columns, console=console) as bar:
+        task = bar.add_task("training", total=steps, completed=start, loss=math.nan, speed=0.0)
+        yield lambda step, loss: bar.update(task, completed=step, loss=loss, speed=speed(step))
