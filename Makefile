@@ -26,7 +26,7 @@ help:  ## show this list
 
 setup: $(INSTALL)  ## make the environment and install everything into it
 
-demo: $(INSTALL)  ## train a small network on handwritten digits
+demo: $(INSTALL)  ## train a small diffusion model that draws digits
 	$(BIN)/flame-triton train digits $(ARGS)
 
 test: $(INSTALL)  ## run the tests, without the slow ones

@@ -2,9 +2,10 @@
 
     python -m bench.digits_step [--width 384 --layers 12 --heads 6 --batch 256 --out FOLDER]
 
-Ours: one program over one State (forward, backward, clipping, AdamW, random numbers), replayed as one CUDA graph, bfloat16
-compute with float32 weights. torch: the same model under bfloat16 autocast, compiled in its default and reduce-overhead modes,
-`clip_grad_norm_` and fused AdamW. First a gate: both models, on the same weights, must give the same velocity. Then
+Ours: one program over one State (forward, backward, clipping, AdamW, random numbers), replayed as one CUDA graph,
+bfloat16 compute with float32 weights. torch: the same model under bfloat16 autocast, compiled in its default and
+reduce-overhead modes, `clip_grad_norm_` and fused AdamW. First a gate: both models, on the same weights, must give the
+same velocity. Then
 rounds of each in turn; medians by CUDA events, and by wall clock over the round.
 """
 
@@ -46,7 +47,8 @@ def our_step(config: DigitsConfig) -> tuple[Step, ft.Program, Any]:
     torch.cuda.synchronize()
     print(
         f"ours: built and planned in {planned:.1f} s, first step after {time.perf_counter() - start:.1f} s; "
-        f"{len(program.launches)} launches of {program.distinct_kernels} kernels, peak {program.peak_bytes / 2**20:.0f} MiB"
+        f"{len(program.launches)} launches of {program.distinct_kernels} kernels, "
+        f"peak {program.peak_bytes / 2**20:.0f} MiB"
     )
     return lambda: program(images, labels), program, (graph, state)
 
@@ -174,7 +176,8 @@ def main() -> None:
     )
     for name, r in results.items():
         print(
-            f"  {name:32s} {r['ms']:7.3f} ms/step   {r['wall_ms']:7.3f} by wall clock   {best / r['ms']:.2f}x the best of torch"
+            f"  {name:32s} {r['ms']:7.3f} ms/step   {r['wall_ms']:7.3f} by wall clock   "
+            f"{best / r['ms']:.2f}x the best of torch"
         )
     print(f"  host time of ours per step: {host:.0f} us")
     if arguments.out:

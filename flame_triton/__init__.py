@@ -231,6 +231,7 @@ ne = not_equal
 negative = neg
 permute = transpose
 permute_dims = transpose
+power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
@@ -263,8 +264,8 @@ def __getattr__(name: str) -> Any:
 
 # fmt: off
 __all__ = [
-    "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType", "dtype", "float64", "float32", "bfloat16", "float16",
-    "int64", "int32", "uint8", "bool_",
+    "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value",
+    "DType", "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_",
     # leaf
     "arange", "cast", "constant", "full", "full_like", "input", "ones", "ones_like", "parameter", "stop_gradient",
     "zeros", "zeros_like",
@@ -306,6 +307,6 @@ __all__ = [
     # other names
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
     "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
-    "multiply", "ne", "negative", "permute", "permute_dims", "repeat_interleave", "subtract", "true_divide",
+    "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
 ]
 # fmt: on

@@ -10,14 +10,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from . import __version__
@@ -53,7 +52,7 @@ def _errors() -> Console:
     return Console(stderr=True)
 
 
-class GraphFormat(str, Enum):
+class GraphFormat(StrEnum):
     """How a graph is shown."""
 
     text = "text"
@@ -61,7 +60,7 @@ class GraphFormat(str, Enum):
     html = "html"
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """After which pass a graph is shown."""
 
     build = "build"
@@ -185,7 +184,7 @@ def sample(
 
 @app.command(epilog=EPILOG)
 def doctor(as_json: Json = False) -> None:
-    """Check this installation: versions, device, cache, and every kind of kernel. Exit code 1 if something is broken."""
+    """Check versions, device, cache and every kind of kernel. Exit code 1 if something is broken."""
     from .doctor import examine
 
     checks, say, group = [], Console(), ""
@@ -213,9 +212,11 @@ def doctor(as_json: Json = False) -> None:
 def graph(
     target: Annotated[str, typer.Argument(metavar="[digits|MODULE:FUNCTION]", help="What to show.")] = "digits",
     stage: Annotated[Stage, typer.Option(help="Show it as it is after this pass.")] = Stage.build,
-    format: Annotated[GraphFormat, typer.Option("--format", "-f", help="text, dot (Graphviz) or html.")] = GraphFormat.text,
+    format: Annotated[
+        GraphFormat, typer.Option("--format", "-f", help="text, dot (Graphviz) or html.")
+    ] = GraphFormat.text,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write. Default: stdout.")] = None,
-    forward: Annotated[bool, typer.Option("--forward", help="digits: the loss alone, without backward and update.")] = False,
+    forward: Annotated[bool, typer.Option("--forward", help="digits: the loss alone.")] = False,
     width: Annotated[int, typer.Option(min=2, help="digits: channels of a token.")] = 64,
     layers: Annotated[int, typer.Option(min=1, help="digits: transformer blocks.")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="digits: images a step.")] = 64,

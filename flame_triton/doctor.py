@@ -136,7 +136,7 @@ def _gpu() -> Check:
 
         card, memory = properties("cuda:0"), memory_info("cuda:0")
         major, minor = card.capability
-        return f"{card.name}, sm_{major}{minor}, {memory.free / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+        return f"{card.name}, sm_{major}{minor}, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
 
     found, problem = _guarded(describe)
     advice = "" if found else "install a build of torch for this driver, or set FLAME_INTERPRET=1"

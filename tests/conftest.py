@@ -43,15 +43,17 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what this process cannot run: it has compiled kernels or interpreted ones, never both."""
+    unfit: dict[str, str] = {}
+    if not flame_triton.config.gpu_available():
+        unfit["gpu"] = "needs an NVIDIA GPU"
+    elif not COMPILED:
+        unfit["gpu"] = "needs compiled kernels: run without FLAME_INTERPRET and TRITON_INTERPRET"
     if COMPILED:
-        unfit, reason = "interpreter", "needs the interpreter: run with FLAME_INTERPRET=1"
-    elif flame_triton.config.gpu_available():
-        unfit, reason = "gpu", "needs compiled kernels: run without FLAME_INTERPRET and TRITON_INTERPRET"
-    else:
-        unfit, reason = "gpu", "needs an NVIDIA GPU"
+        unfit["interpreter"] = "needs the interpreter: run with FLAME_INTERPRET=1"
     for item in items:
-        if item.get_closest_marker(unfit):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        for marker, reason in unfit.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,9 @@ MAX_SIZE = 3000  # elements of one value
 
 
 def _unary(rng: np.random.Generator, x: Value) -> Value:
-    name = rng.choice(["tanh", "sigmoid", "square", "neg", "sin", "stop_gradient"], p=[0.25, 0.2, 0.2, 0.15, 0.15, 0.05])
+    name = rng.choice(
+        ["tanh", "sigmoid", "square", "neg", "sin", "stop_gradient"], p=[0.25, 0.2, 0.2, 0.15, 0.15, 0.05]
+    )
     return call(str(name), x)
 
 

@@ -161,7 +161,7 @@ FINE: list[tuple[Rule, str]] = [
     (torch_imports, "from .torch_like import x\nimport torchvision_free\n"),
     (unsafe_code, "model.eval()\nft.evaluate(y)\nspec.loader.exec_module(m)\nnp.load(p, allow_pickle=False)\n"),
     (long_files, "x = 1\n" * MAX_LINES),
-    (machine_paths, "https://example.org/home/page, tests/tmp/file, /usr/local/cuda/bin/ptxas, a/work/b"),
+    (machine_paths, "https://example.org/home/page, tests/tmp/file, /usr/local/cuda/bin/ptxas, a/home/b"),
     (package_sources, "pip install -r requirements-cpu.txt"),
 ]
 

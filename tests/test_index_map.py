@@ -49,7 +49,9 @@ def test_chains_of_views_find_the_same_elements(block: int) -> None:
 
 
 def test_simple_chains_stay_one_strided_view() -> None:
-    heads = IndexMap.dense((2, 16, 3, 6, 64)).permute((2, 0, 3, 1, 4)).slice((1, 0, 0, 0, 0), (1, 2, 6, 16, 64), (1,) * 5)
+    heads = (
+        IndexMap.dense((2, 16, 3, 6, 64)).permute((2, 0, 3, 1, 4)).slice((1, 0, 0, 0, 0), (1, 2, 6, 16, 64), (1,) * 5)
+    )
     assert heads.reshape((2, 6, 16, 64)).strided is not None
     assert IndexMap.dense((4, 6)).reshape((2, 2, 6)).reshape((4, 6)).is_dense
     assert IndexMap.dense((4, 6)).permute((1, 0)).reshape((24,)).strided is None

@@ -119,7 +119,7 @@ REFUSED = [
     ("binary_cross_entropy_with_logits",
      lambda: ft.binary_cross_entropy_with_logits(f(3), f(4)), ShapeError, "one shape"),
     ("uniform", lambda: ft.uniform((3,), f(2)), ArgumentError, "rng_seed"),
-    ("normal", lambda: ft.normal((3,), 7), ArgumentError, "rng_seed"),
+    ("normal", lambda: ft.normal((3,), 7), ArgumentError, "rng_seed"),  # pyright: ignore[reportArgumentType]
     ("uniform", lambda: ft.uniform((3,), ft.rng_seed(0), dtype="int64"), DTypeError, "floating"),
     ("randint", lambda: ft.randint(3, 3, (2,), ft.rng_seed(0)), ArgumentError, "high - low"),
     ("bernoulli", lambda: ft.bernoulli(1.5, (2,), ft.rng_seed(0)), ArgumentError, r"\[0, 1\]"),
@@ -135,7 +135,7 @@ REFUSED = [
     ("foreach_sum", lambda: ft.foreach_sum(lambda x: x > 0, [[f(2)]]), GraphError, "floating"),
     ("input", lambda: ft.input((-1, 2)), ShapeError, "negative"),
     ("input", lambda: ft.input((2,), name=""), ArgumentError, "non-empty"),
-    ("input", lambda: ft.input((2.5,)), ShapeError, "ints"),
+    ("input", lambda: ft.input((2.5,)), ShapeError, "ints"),  # pyright: ignore[reportArgumentType]
     ("input", lambda: ft.input((2,), "complex64"), DTypeError, "complex64"),
     ("parameter", lambda: ft.parameter((2,), init=np.zeros(3)), ArgumentError, "init"),
     ("full", lambda: ft.full((2,), 1.5, "int32"), DTypeError, "1.5"),
@@ -186,6 +186,7 @@ def test_line_is_the_users_even_deep_inside() -> None:
     with pytest.raises(FlameError) as found:
         ft.cross_entropy(x, i(7))
     lines = open(__file__, encoding="utf-8").read().splitlines()
+    assert found.value.loc is not None
     assert "ft.cross_entropy(x, i(7))" in lines[found.value.loc.line - 1]
 
 

@@ -29,14 +29,14 @@ def group(dtype: str) -> tuple[list[list[ft.Value]], ft.Value, dict[ft.Value, np
     rate = ft.input(())
     rng = np.random.default_rng(0)
     feeds = {v: np.abs(rng.standard_normal(v.shape)).astype(v.dtype.numpy) for row in rows for v in row}
-    return rows, rate, {**feeds, rate: np.float32(0.01)}
+    return rows, rate, {**feeds, rate: np.array(0.01, np.float32)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_foreach_is_the_body_on_each_row(dtype: str) -> None:
     rows, rate, feeds = group(dtype)
     together = ft.foreach(adam, rows, [rate])
-    apart = [adam(*row, rate) for row in rows]
+    apart = [adam(*[*row, rate]) for row in rows]
     assert [len(r) for r in together] == [3] * len(rows)
     flat = [v for r in together for v in r], [v for r in apart for v in r]
     assert [v.type for v in flat[0]] == [v.type for v in flat[1]]

@@ -114,9 +114,9 @@ def test_ties_share_the_gradient(name: str) -> None:
     x, y = ft.input((3,), "float64"), ft.input((3,), "float64")
     gradients = ft.grad(getattr(ft, name)(x, y), [x, y], grad_output=ft.ones((3,), "float64"))
     dx, dy = ft.evaluate(gradients, {x: np.array([1.0, 2.0, 3.0]), y: np.array([1.0, 5.0, 0.0])})
-    first = [0.5, 0.0, 1.0] if name == "maximum" else [0.5, 1.0, 0.0]
+    first = np.array([0.5, 0.0, 1.0] if name == "maximum" else [0.5, 1.0, 0.0])
     np.testing.assert_array_equal(dx, first)
-    np.testing.assert_array_equal(dy, 1 - np.array(first))
+    np.testing.assert_array_equal(dy, 1 - first)
 
 
 @pytest.mark.parametrize("name", ["max", "min", "norm"])
@@ -274,7 +274,7 @@ def test_assert_close_refuses(actual: np.ndarray, message: str) -> None:
 
 
 def test_assert_close_accepts_and_compares_integers_exactly() -> None:
-    assert_close(np.float32([1, np.nan, np.inf]), [1 + 1e-7, np.nan, np.inf])
+    assert_close(np.array([1, np.nan, np.inf], np.float32), [1 + 1e-7, np.nan, np.inf])
     assert_close(np.array([]), np.array([]))
     assert_close(np.array([1e-9]), np.array([0.0]), "float32", floor=1.0)
     with pytest.raises(AssertionError, match="relative RMS error inf"):

@@ -302,6 +302,42 @@ def test_special_values_in_reductions(name: str) -> None:
     assert_same(ours * 1.0, theirs * 1.0)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16", "int64"])
+def test_where_on_large_arrays_keeps_every_bit(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    numpy = ft.dtype(dtype).numpy
+    x = (rng.standard_normal((120, 100)) * 10).astype(numpy)
+    if x.dtype.kind == "f":
+        x[:4] = np.array([np.nan, np.inf, -np.inf, -0.0])[:, None]
+    condition = rng.standard_normal((120, 100)) > 0
+    c, a, b = ft.input((120, 100), "bool"), ft.input((120, 100), dtype), ft.input((100,), dtype)
+    y = x[5]
+    got = ft.evaluate(ft.where(c, a, b), {c: condition, a: x, b: y}, dtype=None)
+    want = np.where(condition, x.astype(np.float64), y.astype(np.float64)).astype(numpy)
+    np.testing.assert_array_equal(got, want)
+    assert (np.signbit(got.astype(np.float64)) == np.signbit(want.astype(np.float64))).all()
+
+
+def test_a_class_that_does_not_exist_gives_nan() -> None:
+    """torch raises; a kernel cannot. The samples next to it are as they should be."""
+    x, t = ft.input((4, 3), "float64"), ft.input((4,), "int64")
+    values = np.random.default_rng(0).standard_normal((4, 3))
+    for loss in (ft.cross_entropy, ft.nll_loss):
+        got = ft.evaluate(loss(x, t, reduction="none"), {x: values, t: np.array([0, 3, -1, -100])})
+        np.testing.assert_array_equal(np.isnan(got), [False, True, True, False])
+        assert got[3] == 0
+        assert np.isnan(ft.evaluate(loss(x, t), {x: values, t: np.array([0, 3, 1, 1])}))
+
+
+def test_rows_out_of_range() -> None:
+    table, index = ft.input((3, 2), "float64"), ft.input((4,), "int64")
+    feeds = {table: np.arange(6.0).reshape(3, 2), index: np.array([-1, 3, -4, -3])}
+    got = ft.evaluate(ft.take(table, index), feeds)
+    np.testing.assert_array_equal(got, [[4, 5], [np.nan] * 2, [np.nan] * 2, [0, 1]])
+    (dtable,) = ft.grad(ft.take(table, index), [table], grad_output=ft.ones((4, 2), "float64"))
+    np.testing.assert_array_equal(ft.evaluate(dtable, feeds), [[1, 1], [0, 0], [1, 1]])
+
+
 # ---- definitions -----------------------------------------------------------------------------------------------
 
 PRIMITIVE = (Leaf, Pointwise, Generator, View, Reduce, Kernel)

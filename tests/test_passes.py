@@ -56,8 +56,8 @@ def test_norm_modulate_and_its_backward_are_few_kernels() -> None:
     graph, feeds = _transformer_like()
     fused = optimise(graph, target=Target(arch=90))
     kernels = [n.op.name for n in fused.nodes if n.op.name.startswith("fused") or n.op.name == "matmul"]
-    # forward: norm + modulate; matmul with bias, gate and residual. backward: gate and its sum; dgrad; wgrad; the norm's
-    # backward with the sums for shift and scale; and the bias gradient.
+    # forward: norm + modulate; matmul with bias, gate and residual. backward: gate and its sum; dgrad; wgrad; the
+    # norm's backward with the sums for shift and scale; and the bias gradient.
     assert len(kernels) <= 7, kernels
     assert any(n.op.name == "fused_matmul" for n in fused.nodes)
     for got, want in zip(evaluate(fused, feeds), evaluate(graph, feeds), strict=True):

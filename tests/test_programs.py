@@ -1,4 +1,4 @@
-"""Whole programs through the kernels: random graphs forward and backward, every byte accounted for, no torch arithmetic."""
+"""Whole programs through the kernels: random graphs forward and backward, every byte written, no torch arithmetic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flame_triton import config
 from flame_triton.graph.evaluate import evaluate
 from flame_triton.graph.plan import Target
 from flame_triton.ir.graph import Graph
-from flame_triton.ir.op import call
 from flame_triton.runtime import compile as compile_module
 from flame_triton.runtime import device as device_module
 

@@ -1,4 +1,4 @@
-"""Generate the body of a multi-tensor map: the pointwise graph that one launch applies to every element of every row."""
+"""Generate the body of a multi-tensor map: the pointwise graph that one launch applies to every element of a row."""
 
 from __future__ import annotations
 

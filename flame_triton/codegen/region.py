@@ -87,7 +87,7 @@ class _Writer:
         self.column_reduces = [n for n in self.reduces if n.inputs[0].ndim == 3]
         reads = [v for v in region.inputs if v is not product]
         self.inputs = {v: f"p_x{i}" for i, v in enumerate(reads)}
-        self.pointers = {v: name for v, name in self.inputs.items()}
+        self.pointers = dict(self.inputs)
         self.results = [f"p_y{i}" for i in range(len(region.outputs))]
         self.maps: list[IndexMap] = []
         self.reads: dict[Value, set[IndexMap]] = {}
@@ -123,7 +123,11 @@ class _Writer:
         if self.product is not None:
             *batch, m, n = self.product.shape
             batched = math.prod(batch) > 1
-            return "epilogue", (Axis("b", math.prod(batch), "b_ok" if batched else None), Axis("m", m, "m_ok"), Axis("n", n, "n_ok"))
+            return "epilogue", (
+                Axis("b", math.prod(batch), "b_ok" if batched else None),
+                Axis("m", m, "m_ok"),
+                Axis("n", n, "n_ok"),
+            )
         if self.column_reduces:
             groups, length, width = self.column_reduces[0].inputs[0].shape
             return "columns", (Axis("g", groups, None), Axis("m", length, "m_ok"), Axis("n", width, "n_ok"))

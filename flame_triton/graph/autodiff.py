@@ -69,7 +69,9 @@ def _pull_back(
 
 def _seed(value: Value, seed: Value | None) -> Value:
     if not value.dtype.is_float:
-        raise GradientError(f"cannot differentiate {value!r}: its dtype is {value.dtype}", op="grad", loc=value.node.loc)
+        raise GradientError(
+            f"cannot differentiate {value!r}: its dtype is {value.dtype}", op="grad", loc=value.node.loc
+        )
     with derived_from(value.node):
         if seed is None:
             if value.size != 1:
@@ -111,9 +113,7 @@ def _total(values: list[Value]) -> Value:
     return values[0]
 
 
-def _propagate(
-    node: Node, active: set[Node], targets: set[Value], cotangents: dict[Value, list[Value]]
-) -> None:
+def _propagate(node: Node, active: set[Node], targets: set[Value], cotangents: dict[Value, list[Value]]) -> None:
     if not any(v.node in active or v in targets for v in node.inputs):
         return
     present = [cotangents.get(v) for v in node.outputs]

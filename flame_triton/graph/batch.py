@@ -1,7 +1,7 @@
 """Do the same small thing to many stored tensors in one launch.
 
-Mixed precision casts every weight to bfloat16 once a step: as many launches as there are weights. Pointwise nodes that read
-one Leaf, feed kernels, and are equal but for the tensor they read become one multi-tensor map (`foreach`).
+Mixed precision casts every weight to bfloat16 once a step: as many launches as there are weights. Pointwise nodes that
+read one Leaf, feed kernels, and are equal but for the tensor they read become one multi-tensor map (`foreach`).
 
 After: at most one such node for each op, attributes and dtype. Nothing else changes.
 """

@@ -1,4 +1,4 @@
-"""Run a graph on the ops' NumPy references: the oracle in float64, and the reference executor in the graph's own dtypes.
+"""Run a graph on the ops' NumPy references: the oracle in float64, the reference executor in the graph's own dtypes.
 
 16-bit floats are computed in float32 and rounded to nearest even after every node, as the kernels do.
 """
@@ -129,5 +129,4 @@ class Plan:
         """Attributes that name a floating dtype are widened with the values."""
         if not self.wide:
             return node.attrs
-        widened = {k: float64 if isinstance(a, DType) and a.is_float else a for k, a in node.attrs.items()}
-        return widened
+        return {k: float64 if isinstance(a, DType) and a.is_float else a for k, a in node.attrs.items()}

@@ -2,8 +2,8 @@
 
 Three questions, answered in one walk each.
 
-1. *What must be in memory?* Inputs, results of kernels, operands of kernels, outputs. A pointwise value is recomputed by
-   its readers rather than stored when the values it is computed from take no more bytes than it does itself: a
+1. *What must be in memory?* Inputs, results of kernels, operands of kernels, outputs. A pointwise value is recomputed
+   by its readers rather than stored when the values it is computed from take no more bytes than it does itself: a
    normalised row from x, mean and rstd; a dropout mask from nothing; an activation's derivative from its argument. So
    the forward pass saves what is small, and backward recomputes what is cheap.
 2. *Which of the computed values ("anchors") share a kernel?* Anchors join the kernel of a value they read, or one that
@@ -189,22 +189,22 @@ class _Fuser:
             starts = [(node.inputs[0], view_map(node))]
         else:
             starts = [(v, IndexMap.dense(v.shape)) for v in node.inputs]
-        reads: dict[tuple[Value, IndexMap], None] = {}
+        reads: list[tuple[Value, IndexMap]] = []
         seen: set[tuple[Value, IndexMap]] = set()
-        cost = 0 if isinstance(lowering, View | Reduce) else lowering.cost  # type: ignore[union-attr]
+        cost: int = 0 if isinstance(lowering, View | Reduce) else lowering.cost  # type: ignore[union-attr]
         while starts:
             v, index = starts.pop()
             if (v, index) in seen:
                 continue
             seen.add((v, index))
             if v in self.stored:
-                reads[v, index] = None
+                reads.append((v, index))
             elif isinstance(v.node.op.lowering, View):
                 starts.append((v.node.inputs[0], view_map(v.node).then(index)))
             else:
                 cost += v.node.op.lowering.cost  # type: ignore[union-attr]
                 starts.extend((u, index) for u in v.node.inputs)
-        reduce = None
+        reduce: str | None = None
         size = value.size
         if isinstance(lowering, Reduce):
             size = node.inputs[0].size
@@ -229,26 +229,34 @@ class _Fuser:
 
     def _place(self, anchor: Anchor) -> None:
         """Put the anchor into the best cluster that takes it, or a new one."""
+        found = self._home(anchor)
+        if found is None:
+            level = 1 + max((self._level(v) for v, _ in anchor.reads), default=0)
+            found = Cluster("region", level, anchor.size), "full"
+            self.clusters.append(found[0])
+        self._join(found[0], anchor, found[1])
+
+    def _home(self, anchor: Anchor) -> tuple[Cluster, str] | None:
+        """A cluster that takes the anchor, and its role there: one that it reads from, else one that reads the same."""
         top = max((self._level(v) for v, _ in anchor.reads), default=0)
         found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None}
         vertical = sorted(
-            (c for c in found.values() if c.level == top or self._may_rise(c)), key=lambda c: (c.kind != "matmul", -c.level)
+            (c for c in found.values() if c.level == top or self._may_rise(c)),
+            key=lambda c: (c.kind != "matmul", -c.level),
         )
         for cluster in vertical:
             role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)
             if role:
-                return self._join(cluster, anchor, role)
+                return cluster, role
         for v, _ in anchor.reads:
             if v.size != anchor.size:
                 continue
-            for cluster in self.readers.get(v, ())[-4:]:
+            for cluster in self.readers.get(v, [])[-4:]:
                 if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size:
                     role = self._role(cluster, anchor)
                     if role:
-                        return self._join(cluster, anchor, role)
-        cluster = Cluster("region", top + 1, anchor.size)
-        self.clusters.append(cluster)
-        self._join(cluster, anchor, "full")
+                        return cluster, role
+        return None
 
     def _role(self, cluster: Cluster, anchor: Anchor) -> str | None:
         """The role the anchor would play in the cluster ("full", "row", "column"), or None if it does not fit."""
@@ -263,9 +271,7 @@ class _Fuser:
         if cluster.kind == "matmul":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
-            straight = all(
-                cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside
-            )
+            straight = all(cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside)
             return "full" if whole and straight else None
         if anchor.size == cluster.size:
             return "full" if self._fits_whole(cluster, anchor, inside) else None
@@ -278,7 +284,7 @@ class _Fuser:
         return role if role in ("row", "column") else None
 
     def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
-        """"permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""
+        """ "permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""
         chain = views_below(anchor.value)
         base = next((v for v in chain[1:] if v in self.stored), chain[-1])
         if base is anchor.value or base.size != cluster.size or map_onto(anchor.value, base).inverse() is None:

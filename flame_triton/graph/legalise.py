@@ -54,8 +54,8 @@ def identity(kind: str, dtype: DType) -> bool | int | float:
 
 
 def _reduce(node: Node, target: Target) -> Value:
-    x, axes, kind = node.inputs[0], node.attrs["axes"], node.op.name
-    result = node.type
+    x, kind, result = node.inputs[0], node.op.name, node.type
+    axes: tuple[int, ...] = node.attrs["axes"]
     count = math.prod(x.shape[a] for a in axes)
     if count == 0 or result.size == 0:
         return call("full", result.shape, identity(kind, x.dtype) if result.size else 0, result.dtype)

@@ -1,4 +1,4 @@
-"""The vocabulary of a lowered program: slots of memory, operands, launches. Pure data; the runtime binds it to a device."""
+"""The vocabulary of a lowered program: slots of memory, operands, launches. Pure data; the runtime binds it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as escape_html
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,14 @@ from ..ir.node import Node, Value
 from ..ir.op import Fused, Kernel, Leaf, Pointwise, Reduce, View
 from ..types import DType
 
-_COLOURS = {"leaf": "#e8eaed", "view": "#f8f9fa", "kernel": "#fde0c8", "fused": "#d2e8d4", "reduce": "#d6e4f7", "op": "#fff8d6"}
+_COLOURS = {
+    "leaf": "#e8eaed",
+    "view": "#f8f9fa",
+    "kernel": "#fde0c8",
+    "fused": "#d2e8d4",
+    "reduce": "#d6e4f7",
+    "op": "#fff8d6",
+}
 
 
 def _kind(node: Node) -> str:
@@ -28,16 +36,16 @@ def _kind(node: Node) -> str:
     return "reduce" if isinstance(lowering, Reduce) else "op"
 
 
-def _attribute(value: object) -> str:
+def _attribute(value: Any) -> str:
     if isinstance(value, Graph):
         return f"<{len(value.nodes) - len(value.inputs)} nodes>"
     if isinstance(value, np.ndarray):
-        return f"<array {value.shape}>"
+        return "<array>"
     return str(value) if isinstance(value, DType | str) else repr(value)
 
 
 def _attributes(node: Node) -> str:
-    skip = ("name", "shape", "dtype", "init", "trainable") if isinstance(node.op.lowering, Leaf) else ()
+    skip = ("name", "shape", "dtype", "init", "trainable", "implicit") if isinstance(node.op.lowering, Leaf) else ()
     shown = {k: v for k, v in node.attrs.items() if k not in skip}
     if "region" in node.attrs:
         shown = {"ops": region_summary(node.attrs["region"])}
@@ -134,7 +142,9 @@ def html(graph: Graph, title: str = "flame_triton graph") -> str:
         for v in dict.fromkeys(node.inputs):
             a, b = place[v.node]
             mid = (b + 34 + y) / 2
-            parts.append(f'<path d="M{a + _BOX / 2} {b + 34} C{a + _BOX / 2} {mid} {x + _BOX / 2} {mid} {x + _BOX / 2} {y}"/>')
+            parts.append(
+                f'<path d="M{a + _BOX / 2} {b + 34} C{a + _BOX / 2} {mid} {x + _BOX / 2} {mid} {x + _BOX / 2} {y}"/>'
+            )
     for node in graph.nodes:
         x, y = place[node]
         types = ", ".join(str(t) for t in node.types)

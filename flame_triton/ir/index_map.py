@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -288,4 +289,4 @@ def refine(shapes: list[tuple[int, ...]], size: int) -> tuple[int, ...]:
             if 0 < product <= size and all(max(product, c) % min(product, c) == 0 for c in chain):
                 chain.add(product)
     ordered = sorted(chain)
-    return tuple(b // a for a, b in reversed(list(zip(ordered, ordered[1:], strict=False))))
+    return tuple(b // a for a, b in reversed(list(pairwise(ordered))))

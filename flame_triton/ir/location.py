@@ -24,7 +24,7 @@ class Loc:
 
 def user_location() -> Loc:
     """The innermost frame outside the library (the outermost one if all frames are inside)."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  (inspect.stack is a thousand times slower)
     while frame.f_back is not None and _inside(frame.f_code.co_filename):
         frame = frame.f_back
     return Loc(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -98,6 +98,11 @@ class Value:
     def name(self) -> str | None:
         """The name given to an input or parameter."""
         return self.node.attrs.get("name")
+
+    @property
+    def explicit_name(self) -> str | None:
+        """The name, if the user chose it. One that follows from a module's structure may occur more than once."""
+        return None if self.node.attrs.get("implicit") else self.name
 
     def __repr__(self) -> str:
         label = f" {self.name!r}" if self.name else ""
@@ -223,7 +228,7 @@ class Value:
 
 
 @contextmanager
-def derived_from(node: Node | None) -> Iterator[None]:
+def derived_from(node: Node | None) -> Generator[None, None, None]:
     """Nodes made inside carry `node` as origin and its loc: used by autodiff and by passes."""
     if node is None:
         yield
@@ -257,7 +262,7 @@ _autodiff_depth = [0]
 
 
 @contextmanager
-def differentiating() -> Iterator[None]:
+def differentiating() -> Generator[None, None, None]:
     """Nodes made inside are backward nodes: their origin is the forward node (a rewrite keeps what it finds)."""
     _autodiff_depth[0] += 1
     try:
@@ -278,9 +283,10 @@ def attr_key(value: Any) -> Any:
     if isinstance(value, bool | int | str | type(None)):
         return (type(value).__name__, value)
     if isinstance(value, tuple | list):
-        return ("t", *(attr_key(v) for v in value))
+        return ("t", *(attr_key(v) for v in cast(Sequence[Any], value)))
     if isinstance(value, np.ndarray):
-        return ("a", value.shape, str(value.dtype), value.tobytes())
+        array = cast(np.ndarray[Any, Any], value)
+        return ("a", array.shape, str(array.dtype), array.tobytes())
     if isinstance(value, DType):
         return ("d", value.name)
     return ("o", value)

@@ -36,7 +36,7 @@ class Leaf:
 @dataclass(frozen=True)
 class Pointwise:
     """expr: a Triton expression with {0}, {1}, ... for operands and {name} for attributes; or a function of the node
-    that returns one. Operands arrive in the compute type (float32 for 16-bit floats); the result is rounded to the
+    that gives one. Operands arrive in the compute type (float32 for 16-bit floats); the result is rounded to the
     node's own type afterwards. cost: about how many simple instructions one element takes."""
 
     expr: str | Callable[[Node], str]
@@ -48,7 +48,7 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Generator:
-    """expr: like Pointwise's, with {index} for the row-major index of the element within this value's shape and {stream}
+    """expr: like Pointwise's, with {index} for the row-major index of the element within the value's shape and {stream}
     for the attribute of that name, which reaches the kernel as a run-time argument."""
 
     expr: str | Callable[[Node], str]
@@ -60,7 +60,8 @@ class Generator:
 
 @dataclass(frozen=True)
 class View:
-    """map: from the node to the IndexMap of its result over its operand's elements. fill: what a masked element reads."""
+    """map: from the node to the IndexMap of its result over its operand's elements. A masked element reads the node's
+    `fill` attribute."""
 
     map: Callable[[Node], IndexMap]
 
@@ -100,7 +101,8 @@ Lowering: TypeAlias = Leaf | Pointwise | Generator | View | Reduce | Kernel | Co
 class Sample:
     """One call of an op's public function, for the tests that the registry drives.
 
-    args: NumPy arrays (they become inputs) and plain Python values, in order; kwargs: attributes.
+    args: NumPy arrays (they become inputs, also inside lists and tuples) and plain Python values, in order; kwargs:
+    keyword arguments, alike.
     grad: indices of the args to differentiate; None means every float array.
     """
 

@@ -32,7 +32,7 @@ def verify(graph: Graph, stage: str = "graph") -> None:
         types = (types,) if isinstance(types, TensorType) else tuple(types)
         if types != node.types:
             raise GraphError(f"{where} declares {node.types}, its rule gives {types}", op=node.op.name, loc=node.loc)
-    names = [v.name for v in graph.inputs if v.name]
+    names = [v.explicit_name for v in graph.inputs if v.explicit_name]
     for name in names:
         if names.count(name) > 1:
             raise GraphError(f"{names.count(name)} inputs are named {name!r}; explicit names must differ")

@@ -58,6 +58,16 @@ def xavier_uniform(gain: float = 1.0) -> Initialiser:
     return draw
 
 
+def xavier_normal(gain: float = 1.0) -> Initialiser:
+    """N(0, gain^2 2 / (fan_in + fan_out)) (Glorot and Bengio 2010)."""
+    return lambda shape, rng: normal(gain * math.sqrt(2.0 / sum(_fans(shape))))(shape, rng)
+
+
+def kaiming_normal(gain: float = math.sqrt(2.0)) -> Initialiser:
+    """N(0, gain^2 / fan_in) (He et al. 2015); the default gain is that of ReLU."""
+    return lambda shape, rng: normal(gain / math.sqrt(_fans(shape)[0]))(shape, rng)
+
+
 def kaiming_uniform(gain: float = 1.0) -> Initialiser:
     """Uniform on +-gain * sqrt(3 / fan_in) (He et al. 2015); gain 1 / sqrt(3) is torch's default for Linear."""
 

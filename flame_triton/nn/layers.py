@@ -1,5 +1,6 @@
-"""Layers. Parameters are float32 unless told otherwise and are cast to the dtype of what they are applied to, so a
-bfloat16 input means bfloat16 compute with float32 master weights."""
+"""Layers. Parameters are float32 unless told otherwise and are used in the dtype of what they are applied to, so a
+bfloat16 input means bfloat16 compute with float32 master weights. `dtype` is that of the parameters.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +38,12 @@ class Linear(Module):
         bound = 1 / math.sqrt(max(in_features, 1))
         weight_init = init or initialisers.kaiming_uniform(1 / math.sqrt(3))
         self.in_features = in_features
-        self.weight = Parameter((out_features, in_features), weight_init, dtype)  # type: ignore[assignment]
+        self.weight = Parameter((out_features, in_features), weight_init, dtype)
         shift = bias_init or (initialisers.uniform(-bound, bound) if init is None else initialisers.zeros)
-        self.bias = Parameter((out_features,), shift, dtype) if bias else None  # type: ignore[assignment]
+        self.bias = Parameter((out_features,), shift, dtype) if bias else None
 
     def forward(self, x: Value) -> Value:
+        """[..., in] -> [..., out], computed in x's dtype."""
         if not x.ndim or x.shape[-1] != self.in_features:
             raise ShapeError(f"expects [..., {self.in_features}], got {x.shape}", op="Linear")
         return call("linear", x, _as(self.weight, x), None if self.bias is None else _as(self.bias, x))
@@ -56,37 +58,51 @@ class Embedding(Module):
         self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = float32, init: Initialiser | None = None
     ) -> None:
         shape = (num_embeddings, embedding_dim)
-        self.weight = Parameter(shape, init or initialisers.normal(1.0), dtype)  # type: ignore[assignment]
+        self.weight = Parameter(shape, init or initialisers.normal(1.0), dtype)
 
     def forward(self, indices: Value) -> Value:
+        """Integers [...] -> [..., embedding_dim], in the weight's dtype."""
         return call("embedding", indices, self.weight)
 
 
 class LayerNorm(Module):
-    """Layer norm over the last axis (Ba et al. 2016); elementwise_affine: weight and bias of that size."""
+    """Layer norm over the last axis, of `size` (Ba et al. 2016).  x: [..., size].
+
+    elementwise_affine: with a weight [size]; bias: and with a bias [size].
+    """
 
     weight: Value | None
     bias: Value | None
 
-    def __init__(self, size: int, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = float32,
+    ) -> None:
         self.size, self.eps = size, eps
-        self.weight = Parameter((size,), initialisers.ones) if elementwise_affine else None  # type: ignore[assignment]
-        with_bias = elementwise_affine and bias
-        self.bias = Parameter((size,), initialisers.zeros) if with_bias else None  # type: ignore[assignment]
+        self.weight = Parameter((size,), initialisers.ones, dtype) if elementwise_affine else None
+        self.bias = Parameter((size,), initialisers.zeros, dtype) if elementwise_affine and bias else None
 
     def forward(self, x: Value) -> Value:
-        weight, bias = (None if p is None else _as(p, x) for p in (self.weight, self.bias))
-        return call("layer_norm", x, (self.size,), weight, bias, self.eps)
+        """y of x's shape and dtype; statistics, weight and bias in float32 for 16-bit x."""
+        return call("layer_norm", x, (self.size,), self.weight, self.bias, self.eps)
 
 
 class RMSNorm(Module):
-    """x / rms(x) * weight over the last axis (Zhang and Sennrich 2019)."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, of `size` (Zhang and Sennrich 2019).  x: [..., size]."""
 
     weight: Value | None
 
-    def __init__(self, size: int, eps: float = 1e-6, elementwise_affine: bool = True) -> None:
+    def __init__(
+        self, size: int, eps: float = 1e-6, elementwise_affine: bool = True, *, dtype: DTypeLike = float32
+    ) -> None:
         self.size, self.eps = size, eps
-        self.weight = Parameter((size,), initialisers.ones) if elementwise_affine else None  # type: ignore[assignment]
+        self.weight = Parameter((size,), initialisers.ones, dtype) if elementwise_affine else None
 
     def forward(self, x: Value) -> Value:
-        return call("rms_norm", x, (self.size,), None if self.weight is None else _as(self.weight, x), self.eps)
+        """y of x's shape and dtype; the mean and the weight in float32 for 16-bit x."""
+        return call("rms_norm", x, (self.size,), self.weight, self.eps)

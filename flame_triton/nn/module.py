@@ -1,12 +1,13 @@
 """Modules: named parameters and a function that builds graph.
 
-A module declares `Parameter`s; they become Values, named by their dotted path from the root ("blocks.0.attn.to_q.weight"),
-when the root is first called or asked for its parameters. Nothing is computed here: calling a module adds nodes.
+A module declares `Parameter`s; they become Values, named by their dotted path from the root
+("blocks.0.attn.to_q.weight"), when the root is first called or asked for its parameters. Nothing is computed here:
+calling a module adds nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,45 +23,69 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """The declaration of a parameter. init: see ft.parameter; trainable: listed by `parameters()`."""
+class _Declared:
+    """A parameter that has no name yet."""
 
     shape: tuple[int, ...]
-    init: Any = None
-    dtype: DTypeLike = float32
-    trainable: bool = True
+    init: Any
+    dtype: DTypeLike
+    trainable: bool
+
+    def named(self, name: str) -> Value:
+        """The parameter itself. Its name follows from the structure of the module, so another may have it too."""
+        return call("parameter", self.shape, self.dtype, name, self.init, self.trainable, True)
+
+
+def Parameter(shape: tuple[int, ...], init: Any = None, dtype: DTypeLike = float32, trainable: bool = True) -> Any:
+    """Declares a parameter of a module: assigned to an attribute, it becomes a Value when the module is first used.
+
+    init: see ft.parameter; trainable: listed by `Module.parameters()`.
+    """
+    return _Declared(shape, init, dtype, trainable)
 
 
 class Module:
-    """Base class: assign Parameters, Modules, and lists of Modules as attributes; define `forward`."""
+    """Base class: assign Parameters, Modules, and lists or dicts of Modules as attributes; define `forward`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Add this module's nodes to the graph: what `forward` returns."""
-        self._declare("")
+        self.declare()
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """From Values to Values; a subclass defines it."""
         raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def declare(self, prefix: str = "") -> None:
+        """Make the parameters of this module and of those below it, named by prefix and path; done once.
+
+        The first module to be used, or asked for parameters, does it with its own path as the root.
+        """
+        for name, value in list(vars(self).items()):
+            if isinstance(value, _Declared):
+                setattr(self, name, value.named(prefix + name))
+        for name, child in self._children():
+            child.declare(f"{prefix}{name}.")
 
     def _children(self) -> Iterator[tuple[str, Module]]:
         for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, list | tuple):
-                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
-
-    def _declare(self, prefix: str) -> None:
-        """Turn declarations into Values. The first root to be used gives the names."""
-        for name, value in list(vars(self).items()):
-            if isinstance(value, Parameter):
-                made = call("parameter", value.shape, value.dtype, prefix + name, value.init, value.trainable)
-                setattr(self, name, made)
-        for name, child in self._children():
-            child._declare(f"{prefix}{name}.")
+            parts: Iterable[tuple[Any, Any]]
+            if isinstance(value, list | tuple):
+                parts = enumerate(value)
+            elif isinstance(value, dict):
+                parts = value.items()
+            else:
+                if isinstance(value, Module):
+                    yield name, value
+                continue
+            yield from ((f"{name}.{key}", child) for key, child in parts if isinstance(child, Module))
 
     def named_parameters(self, trainable: bool | None = True) -> Iterator[tuple[str, Value]]:
-        """(dotted name, Value) of every parameter, in order of declaration; trainable=None: buffers as well."""
-        self._declare("")
+        """(dotted path, Value) of every parameter, each once, in order of declaration.
+
+        trainable: None for those that are not trained as well.
+        """
+        self.declare()
         seen: set[Value] = set()
         for name, value in self._walk(""):
             wanted = trainable is None or value.node.attrs["trainable"] == trainable
@@ -76,18 +101,18 @@ class Module:
             yield from child._walk(f"{prefix}{name}.")
 
     def parameters(self, trainable: bool | None = True) -> list[Value]:
-        """The parameters as Values; trainable=None: buffers as well."""
+        """The parameters as Values; trainable: None for those that are not trained as well."""
         return [value for _, value in self.named_parameters(trainable)]
 
     def state_dict(self, state: State) -> dict[str, np.ndarray[Any, Any]]:
-        """Copies of all parameters and buffers held by `state`, by dotted name."""
+        """Copies of all parameters, as `state` holds them, by dotted path."""
         return {name: state[value] for name, value in self.named_parameters(None)}
 
     def load_state_dict(self, state: State, arrays: Mapping[str, Any], strict: bool = True) -> None:
-        """Set parameters of `state` from arrays by dotted name.
+        """Set parameters of `state` from arrays by dotted path; floating arrays are converted to their dtype.
 
         Raises StateError listing every missing, unexpected and mis-shaped name; then nothing is written. strict=False
-        ignores missing and unexpected ones.
+        leaves missing and unexpected ones alone.
         """
         values = dict(self.named_parameters(None))
         missing = [f"missing: {n}" for n in values if n not in arrays] if strict else []
@@ -114,6 +139,7 @@ class Sequential(Module):
         return ((str(i), m) for i, m in enumerate(self._modules))
 
     def forward(self, x: Value) -> Value:
+        """The last module's result on that of the one before, and so on."""
         for module in self._modules:
-            x = module.forward(x)
+            x = module(x)
         return x

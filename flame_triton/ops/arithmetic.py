@@ -267,6 +267,7 @@ pow = pointwise(
     ),
     shortcut=_pow_shortcut,
     cost=60,
+    aliases=("power",),
 )
 
 
@@ -284,7 +285,10 @@ def _extreme(name: str, logical: str, doc: str, losing: str) -> Any:
         name,
         f"lib.{name}({{0}}, {{1}})",
         getattr(np, name),
-        lambda node, g: [_chosen(g, *node.inputs, losing), _chosen(g, *reversed(node.inputs), losing)],
+        lambda node, g: [
+            _chosen(g, node.inputs[0], node.inputs[1], losing),
+            _chosen(g, node.inputs[1], node.inputs[0], losing),
+        ],
         doc=doc,
         infer=numeric,
         samples=_pair(),

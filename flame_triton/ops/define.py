@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 
@@ -139,7 +139,10 @@ class Sampled:
 SAMPLED: dict[str, Sampled] = {}
 
 
-def publish(function: Callable[..., Any], name: str, samples: Samples, aliases: Sequence[str]) -> Callable[..., Any]:
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def publish(function: Function, name: str, samples: Samples, aliases: Sequence[str]) -> Function:
     """Enter a public function under its name and aliases; its errors then name it and the user's line."""
 
     @functools.wraps(function)
@@ -155,12 +158,18 @@ def publish(function: Callable[..., Any], name: str, samples: Samples, aliases: 
         public(checked, label)
     if samples is not None:
         SAMPLED[name] = Sampled(checked, samples)
-    return checked
+    return cast(Function, checked)
 
 
-def composed(
-    function: Callable[..., Any] | None = None, *, samples: Samples = None, aliases: Sequence[str] = ()
-) -> Callable[..., Any]:
+@overload
+def composed(function: Function) -> Function: ...
+
+
+@overload
+def composed(*, samples: Samples = None, aliases: Sequence[str] = ()) -> Callable[[Function], Function]: ...
+
+
+def composed(function: Any = None, *, samples: Samples = None, aliases: Sequence[str] = ()) -> Any:
     """Decorator on a public function that builds other ops and has none of its own."""
     if function is None:
         return functools.partial(composed, samples=samples, aliases=aliases)
@@ -179,10 +188,10 @@ def define(
     unique: bool = False,
     residual: tuple[int, ...] = (),
     aliases: Sequence[str] = (),
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Function], Function]:
     """Decorator on a public function: registers the op `name`, with the function's docstring as the op's own."""
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Function) -> Function:
         checked = publish(function, function.__name__, samples, aliases)
         doc = function.__doc__ or ""
         register(Op(name, infer, lowering, ref, vjp, simplify, samples, checked, unique, residual, doc))
@@ -247,13 +256,21 @@ def pointwise(
         return call("cast", result, dtype) if once and result.dtype.is_float else result
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
+    function.__doc__ = f"{doc}\n\n{_conventions(operands, float_result)}"
     function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(n, inspect.Parameter.POSITIONAL_ONLY) for n in operands], return_annotation=Value
     )
     checked = publish(function, name, samples, aliases)
     op = register(Op(name, infer, Pointwise(expr, cost), ref, vjp, simplify, samples, checked, doc=doc))
     return checked
+
+
+def _conventions(operands: Sequence[str], float_result: bool) -> str:
+    """What holds for every pointwise function, for its docstring."""
+    text = f"{', '.join(operands)}: Values, arrays or numbers"
+    text += " that broadcast as in NumPy; dtypes are promoted as in torch" if len(operands) > 1 else " of any shape"
+    text += "; integers and bools become float32." if float_result else "."
+    return text + " Raises ShapeError or DTypeError."
 
 
 def _loses(x: Operand, dtype: DType) -> bool:

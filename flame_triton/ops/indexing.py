@@ -43,24 +43,24 @@ def getitem(x: Value, key: Any) -> Value:
         keys.append(Ellipsis)
     at = keys.index(Ellipsis)
     keys[at : at + 1] = [slice(None)] * (x.ndim - used)
-    starts, sizes, steps, shape = [], [], [], []
-    axis = 0
+    parts: list[tuple[int, int, int]] = []  # start, size and step along each axis of x
+    shape: list[int] = []
     for k in keys:
         if k is None:
             shape.append(1)
             continue
-        d = x.shape[axis]
+        d = x.shape[len(parts)]
         if isinstance(k, slice):
             r = range(d)[k]
-            starts.append(r.start if len(r) else 0), sizes.append(len(r)), steps.append(r.step if len(r) else 1)
+            parts.append((r.start, len(r), r.step) if len(r) else (0, 0, 1))
             shape.append(len(r))
         elif isinstance(k, int | np.integer) and not isinstance(k, bool):
             if not -d <= k < d:
-                raise ShapeError(f"index {k} is out of range for axis {axis} of size {d}")
-            starts.append(int(k) % d), sizes.append(1), steps.append(1)
+                raise ShapeError(f"index {k} is out of range for axis {len(parts)} of size {d}")
+            parts.append((int(k) % d, 1, 1))
         else:
             raise ArgumentError(f"cannot index with {k!r}")
-        axis += 1
+    starts, sizes, steps = ([part[i] for part in parts] for i in range(3))
     return reshape(slice_within(x, starts, sizes, steps), tuple(shape))
 
 
@@ -111,7 +111,7 @@ def _scatter_ref(index: np.ndarray, g: np.ndarray, *, rows: int) -> np.ndarray:
     infer=_gather_type,
     lowering=Kernel("gather"),
     ref=_gather_ref,
-    vjp=lambda node, g: [scatter_add_rows(node.inputs[1], g, node.inputs[0].shape[0]), None],
+    vjp=lambda node, g: [call("scatter_add_rows", node.inputs[1], g, node.inputs[0].shape[0]), None],
     samples=samples(
         Sample((randn(6, 5), np.array([0, 5, 2, 2, -1, -6, 0]))),
         Sample((randn(1, 3), np.array([0, 0]))),

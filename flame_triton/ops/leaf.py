@@ -40,20 +40,21 @@ def parameter(
     name: str | None = None,
     init: Any = None,
     trainable: bool = True,
+    implicit: bool = False,
 ) -> Value:
     """A value that a State owns: weights, moments, statistics, seeds.
 
     init: an array of this shape, a number, or an initialiser `f(shape, rng) -> float32 array` (see ft.nn.init);
-    None means zeros. trainable: listed by `Module.parameters()`; it changes nothing else.
+    None means zeros. trainable: listed by `Module.parameters()`; it changes nothing else. implicit: the name follows
+    from a structure, as in a Module, and may occur again; names that a user chooses may not.
     """
     shape = check_shape(shape)
     if init is not None and not callable(init) and not is_scalar(init):
         init = np.asarray(init)
         if init.shape != shape:
             raise ArgumentError(f"init has shape {init.shape}, the parameter has {shape}", op="parameter")
-    return make(
-        "parameter", [], shape=shape, dtype=as_dtype(dtype), name=_check_name(name), init=init, trainable=trainable
-    ).out
+    attrs = {"shape": shape, "dtype": as_dtype(dtype), "name": _check_name(name), "init": init, "trainable": trainable}
+    return make("parameter", [], **attrs, implicit=implicit).out
 
 
 def _check_name(name: str | None) -> str | None:
@@ -97,7 +98,7 @@ def _full_type(*, shape: tuple[int, ...], value: Any, dtype: DType) -> TensorTyp
 
 
 def _full_ref(*, shape: tuple[int, ...], value: Any, dtype: DType) -> np.ndarray:
-    return np.full(shape, value, dtype.numpy)
+    return np.broadcast_to(np.asarray(value).astype(dtype.numpy), shape)
 
 
 @define(
@@ -214,9 +215,14 @@ def _cast_simplify(node: Node) -> Value | None:
     infer=lambda x, *, dtype: TensorType(x.shape, dtype),
     lowering=Pointwise(_cast_expr),
     ref=_cast_ref,
-    vjp=lambda node, g: [cast(g, node.inputs[0].dtype) if node.inputs[0].dtype.is_float else None],
+    vjp=lambda node, g: [call("cast", g, node.inputs[0].dtype) if node.inputs[0].dtype.is_float else None],
     simplify=_cast_simplify,
-    samples=samples(Sample((randn(3, 5), "float64")), Sample((randn(7) * 50, "int32")), Sample((randn(3, 5), "bool"))),
+    samples=samples(
+        Sample((np.round(randn(3, 5) * 64) / 64, "float32")),
+        Sample((randn(7) * 50, "int32")),
+        Sample((randn(3, 5), "bool")),
+        Sample((np.arange(5), "float64")),
+    ),
     aliases=("astype",),
 )
 def cast(x: Value, dtype: DTypeLike) -> Value:

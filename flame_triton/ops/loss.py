@@ -6,6 +6,8 @@ classification are never stored: backward recomputes softmax from the logits and
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..errors import ArgumentError, DTypeError, ShapeError
@@ -15,7 +17,7 @@ from ..types import DType
 from .activation import softplus
 from .arithmetic import abs, add, div, mul, square, sub
 from .define import Operand, as_value, composed, integers, promote_operands, randn, samples, wide
-from .logic import equal, less, not_equal, where
+from .logic import equal, greater_equal, less, logical_and, not_equal, where
 from .reduce import mean, sum
 from .softmax import logsumexp
 
@@ -193,7 +195,8 @@ def nll_loss(
 ) -> Value:
     """-weight[t] input[t] for class indices t, input being log-probabilities [C], [N, C] or [N, C, ...].
 
-    Samples whose target is ignore_index count nothing; the mean is weighted. weight: [C].
+    Samples whose target is ignore_index count nothing; the mean is weighted. A class out of range gives NaN.
+    weight: [C].
     """
     x, target = as_value(input), as_value(target)
     axis = _class_axis(x)
@@ -201,8 +204,14 @@ def nll_loss(
     hit = _is_target(x, target, axis)
     weights = _sample_weights(x, target, hit, axis, weight, ignore_index)
     picked = _pick(wide(x), hit, axis)
-    loss = where(not_equal(target, ignore_index), mul(call("neg", picked), weights), 0.0)
+    loss = _counted(mul(call("neg", picked), weights), target, ignore_index, x.shape[axis])
     return _average(loss, weights, reduction, x.dtype)
+
+
+def _counted(loss: Value, target: Value, ignore_index: int, classes: int) -> Value:
+    """0 for samples that are ignored, NaN for a class that does not exist: a kernel cannot raise."""
+    exists = logical_and(greater_equal(target, 0), less(target, classes))
+    return where(not_equal(target, ignore_index), where(exists, loss, math.nan), 0.0)
 
 
 def _sample_weights(x: Value, target: Value, hit: Value, axis: int, weight: Operand | None, ignore_index: int) -> Value:
@@ -238,7 +247,7 @@ def cross_entropy(
 
     input: logits [C], [N, C] or [N, C, ...]. target: class indices (integers, without the class axis; ignore_index
     counts nothing; the mean is weighted), or probabilities (floating, input's shape; the mean is over samples).
-    label_smoothing: mixes p with the uniform distribution. weight: [C]. An index out of range counts as no class.
+    label_smoothing: mixes p with the uniform distribution. weight: [C]. A class out of range gives NaN.
     """
     x, target = as_value(input), as_value(target)
     axis = _class_axis(x)
@@ -255,7 +264,7 @@ def cross_entropy(
     if label_smoothing:
         uniform = _against(logits, lse, axis, _class_weights(weight, x, axis))
         loss = add(mul(loss, 1 - label_smoothing), mul(uniform, label_smoothing / x.shape[axis]))
-    loss = where(not_equal(target, ignore_index), loss, 0.0)
+    loss = _counted(loss, target, ignore_index, x.shape[axis])
     return _average(loss, weights, reduction, x.dtype)
 
 

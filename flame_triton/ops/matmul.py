@@ -35,8 +35,10 @@ def _turned(x: Value) -> Value:
 
 
 def _in_layout_of(operand: Value, left: Value, right: Value) -> Value:
-    """left @ right; for an operand that is a transpose, as the transpose of right^T left^T, so that the gradient of what
-    was transposed (a weight [out, in]) is a product by itself and needs no copy."""
+    """left @ right; for an operand that is a transpose, as the transpose of right^T left^T.
+
+    So the gradient of what was transposed (a weight [out, in]) is a product by itself and needs no copy.
+    """
     node = operand.node
     if node.op.name == "transpose" and node.attrs["axes"][-2:] == (operand.ndim - 1, operand.ndim - 2):
         return _turned(matmul(_turned(right), _turned(left)))

@@ -5,7 +5,7 @@ key = seed (64 bits); counter = (index low, index high, stream, step), 32 bits e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,8 +18,8 @@ _MASK = 0xFFFFFFFF
 _BLOCK = 1 << 13  # elements at a time: the working set stays in the first-level cache
 
 
-def philox(counter: tuple[Word, Word, Word, Word], seed: int) -> tuple[np.ndarray, ...]:
-    """The four output words, as uint64 arrays below 2^32, of counter words that broadcast against each other."""
+def philox(counter: Sequence[Word], seed: int) -> tuple[np.ndarray, ...]:
+    """The four output words, as uint64 arrays below 2^32, of four counter words that broadcast against each other."""
     c0, c1, c2, c3 = (np.asarray(c, np.uint64) for c in counter)
     k0, k1 = seed & _MASK, seed >> 32 & _MASK
     m0, m1, low, half = np.uint64(_MULTIPLIERS[0]), np.uint64(_MULTIPLIERS[1]), np.uint64(_MASK), np.uint64(32)

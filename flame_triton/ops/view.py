@@ -50,7 +50,7 @@ def _reshape_simplify(node: Node) -> Value | None:
     infer=_reshape_type,
     lowering=View(lambda node: _dense(node).reshape(node.type.shape)),
     ref=lambda x, *, shape: x.reshape(shape),
-    vjp=lambda node, g: [reshape(g, node.inputs[0].shape)],
+    vjp=lambda node, g: [call("reshape", g, node.inputs[0].shape)],
     simplify=_reshape_simplify,
     samples=samples(Sample((randn(4, 6), (2, -1, 3))), Sample((randn(5), (5, 1))), Sample((randn(1), ()))),
 )
@@ -133,7 +133,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     infer=lambda x, *, axes: x.with_shape(tuple(x.shape[a] for a in axes)),
     lowering=View(lambda node: _dense(node).permute(node.attrs["axes"])),
     ref=lambda x, *, axes: np.transpose(x, axes),
-    vjp=lambda node, g: [transpose(g, _inverse(node.attrs["axes"]))],
+    vjp=lambda node, g: [call("transpose", g, _inverse(node.attrs["axes"]))],
     simplify=_transpose_simplify,
     samples=samples(Sample((randn(3, 4),)), Sample((randn(2, 3, 4), (2, 0, 1)))),
     aliases=("permute", "permute_dims"),

@@ -1,10 +1,11 @@
 """Optimizers as graph builders: from gradients to the new values of parameters and moments.
 
-`updates(grads)` gives the mapping that `ft.compile(updates=...)` takes. All tensors of one group are one `foreach` node, so
-one launch; the gradient norm is one `foreach_sum`. The step count, the rate and the clip factor are device values.
+`updates(grads)` gives the mapping that `ft.compile(updates=...)` takes. All tensors of one group are one `foreach`
+node, so one launch; the gradient norm is one `foreach_sum`. The step count, the rate and the clip factor are device
+values: a schedule never recompiles.
 
-If the norm of all gradients is not finite, the step is skipped: parameters, moments and the step count keep their values
-and `skipped` is 1.
+If the norm of all gradients is not finite, the step is skipped: parameters, moments and the step count keep their
+values and `skipped` is 1.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ def _by_rank(parameter: Value) -> bool:
 class Optimizer:
     """What all optimizers share: groups, clipping, the step count, averaged weights.
 
-    parameters: the Values to train. lr: a rate or a schedule. weight_decay: decoupled for AdamW, added to the gradient for
-    SGD; decays: which parameters it applies to (default: those with two or more axes).
+    parameters: the Values to train. lr: a rate or a schedule. weight_decay: decoupled for AdamW, added to the
+    gradient for SGD; decays: which parameters it applies to (default: those with two or more axes).
     clip_norm: gradients are scaled so that their global L2 norm is at most this; None: no clipping.
     ema: decay of an exponential moving average of the weights, at step t at most (1 + t) / (10 + t), so that it follows
     quickly at first and starts from nothing; None: none kept.
 
     state_values: what a State must hold besides the parameters. averages: parameter -> its moving average.
-    Set by `updates`: grad_norm (float32, before clipping), rate (float32) and skipped (float32, 0 or 1), 0-d Values.
+    Set by `updates`: grad_norm (float32, before clipping), lr (float32) and skipped (float32, 0 or 1), 0-d Values.
     """
 
     moments: tuple[str, ...] = ()
@@ -61,18 +62,21 @@ class Optimizer:
         self.parameters = list(parameters)
         self.schedule = lr if callable(lr) else constant(lr)
         self.weight_decay, self.decays, self.clip_norm, self.ema = weight_decay, decays, clip_norm, ema
-        self.step = call("parameter", (), int64, "optimizer.step", 0, False)
+        self.step = call("parameter", (), int64, "optimizer.step", 0, False, True)
         self.slots = {p: [self._slot(p, name) for name in self.moments] for p in self.parameters}
-        self.averages: dict[Value, Value] = {p: self._slot(p, "ema") for p in self.parameters} if ema is not None else {}
+        self.averages: dict[Value, Value] = (
+            {p: self._slot(p, "ema") for p in self.parameters} if ema is not None else {}
+        )
         self.grad_norm: Value | None = None
-        self.rate: Value | None = None
+        self.lr: Value | None = None
         self.skipped: Value | None = None
 
     @staticmethod
     def _slot(parameter: Value, name: str) -> Value:
         """A state value of the parameter's shape, in float32 for 16-bit parameters, zero at first."""
         label = f"optimizer.{name}.{parameter.name}" if parameter.name else None
-        return call("parameter", parameter.shape, parameter.dtype.compute, label, None, False)
+        implicit = parameter.explicit_name is None
+        return call("parameter", parameter.shape, parameter.dtype.compute, label, None, False, implicit)
 
     @property
     def state_values(self) -> list[Value]:
@@ -89,13 +93,15 @@ class Optimizer:
             raise ArgumentError(f"{len(self.parameters)} parameters but {len(grads)} gradients", op=type(self).__name__)
         for p, g in zip(self.parameters, grads, strict=True):
             if p.shape != g.shape:
-                raise ShapeError(f"parameter {p.name!r} has shape {p.shape}, its gradient {g.shape}", op=type(self).__name__)
+                raise ShapeError(
+                    f"parameter {p.name!r} has shape {p.shape}, its gradient {g.shape}", op=type(self).__name__
+                )
         norm = self.grad_norm = global_norm(grads)
         finite = call("isfinite", norm)
         self.skipped = call("where", finite, 0.0, 1.0)
-        self.rate = self.schedule(self.step)
+        self.lr = self.schedule(self.step)
         count = call("cast", self.step + 1, float32)
-        scalars = [finite, self.rate, *self._scalars(count)]
+        scalars = [finite, self.lr, *self._scalars(count)]
         if self.clip_norm is not None:
             scalars.append(call("minimum", self.clip_norm / (norm + 1e-6), 1.0))
         if self.ema is not None:
@@ -116,7 +122,12 @@ class Optimizer:
         return [(members, decay) for (_, decay), members in groups.items()]
 
     def _update_group(
-        self, members: list[Value], grads: dict[Value, Value], decay: float, scalars: list[Value], new: dict[Value, Value]
+        self,
+        members: list[Value],
+        grads: dict[Value, Value],
+        decay: float,
+        scalars: list[Value],
+        new: dict[Value, Value],
     ) -> None:
         kept = [[*self.slots[p], *([self.averages[p]] if self.averages else [])] for p in members]
 
@@ -177,7 +188,13 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, parameters: Sequence[Value], lr: float | Schedule, *, momentum: float = 0.0, nesterov: bool = False, **shared: Any
+        self,
+        parameters: Sequence[Value],
+        lr: float | Schedule,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        **shared: Any,
     ) -> None:
         if nesterov and momentum <= 0:
             raise ArgumentError("nesterov needs momentum", op="SGD")

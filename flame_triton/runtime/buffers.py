@@ -388,7 +388,12 @@ def properties(memory: str) -> Properties:
 
 def on(memory: str) -> contextlib.AbstractContextManager[Any]:
     """Makes a CUDA device current inside, so that kernels go there; does nothing for the CPU."""
-    return contextlib.nullcontext() if memory == "cpu" else torch.cuda.device(memory)
+    return contextlib.nullcontext() if memory == "cpu" or _only_one_device() else torch.cuda.device(memory)
+
+
+@cache
+def _only_one_device() -> bool:
+    return torch.cuda.device_count() == 1
 
 
 def synchronize(memory: str) -> None:

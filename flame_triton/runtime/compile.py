@@ -97,11 +97,12 @@ def _check_inputs(inputs: Sequence[Value]) -> tuple[Value, ...]:
     for value in inputs:
         if not isinstance(value, Value) or value.node.op.name not in ("input", "parameter"):
             raise GraphError(f"inputs must be inputs or parameters, got {value!r}", op="compile")
-        if value.name in names:
-            where = "listed twice" if names[value.name] is value else f"two inputs are named {value.name!r}"
+        name = value.explicit_name
+        if name in names:
+            where = "listed twice" if names[name] is value else f"two inputs are named {name!r}"
             raise GraphError(f"{where}: {value!r}", op="compile", loc=value.node.loc)
-        if value.name:
-            names[value.name] = value
+        if name:
+            names[name] = value
     if len(set(inputs)) != len(inputs):
         raise GraphError("one input is listed twice", op="compile")
     return tuple(inputs)

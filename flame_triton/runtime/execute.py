@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -75,7 +76,8 @@ class KernelExecutor:
 
     def run(self, sources: Sequence[Source], borrow: bool) -> list[Tensor]:
         """One step on accepted arrays. borrow: outputs are views, valid until the next call."""
-        with self._arena.in_use(), np.errstate(all="ignore"):
+        quiet = contextlib.nullcontext() if self._device.kind == "cuda" else np.errstate(all="ignore")
+        with self._arena.in_use(), quiet:
             bound = self._bind()
             self._stage(bound, sources)
             if self._step is not None:

@@ -63,9 +63,7 @@ def foreach(lowering: Lowering, node: Node) -> None:
     slots = _slots(node)
     sizes = [node.outputs[i * out].size for i in range(rows)]
     config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
-    written = [
-        [Operand(results[i * out + j], v.dtype) for j, v in enumerate(body.outputs)] for i in range(rows)
-    ]
+    written = [[Operand(results[i * out + j], v.dtype) for j, v in enumerate(body.outputs)] for i in range(rows)]
     index = len(lowering.launches)
     _launch_rows(lowering, node, slots, written, config, results, None)
     for i in range(rows):
@@ -88,7 +86,9 @@ def foreach_sum(lowering: Lowering, node: Node) -> None:
     config = foreach_kernel.Config(config.BLOCK, chunk, config.num_warps)
     count = len(foreach_kernel.chunks(sizes, chunk))
     partials = Slot("arena", count * node.type.dtype.itemsize)
-    _launch_rows(lowering, node, slots, [[] for _ in range(rows)], config, [partials], Operand(partials, node.type.dtype))
+    _launch_rows(
+        lowering, node, slots, [[] for _ in range(rows)], config, [partials], Operand(partials, node.type.dtype)
+    )
     total = _total(node.type, count)
     kernel = generate(total, ("row",))
     width = 1 << max(count - 1, 0).bit_length()

@@ -87,7 +87,15 @@ class Lowering:
         if math.prod(grid) and any(s.nbytes for s in writes):
             self.launches.append(
                 Launch(
-                    kernel, grid, tuple(args), dict(constexprs), dict(options), _unique(reads), _unique(writes), node, label
+                    kernel,
+                    grid,
+                    tuple(args),
+                    dict(constexprs),
+                    dict(options),
+                    _unique(reads),
+                    _unique(writes),
+                    node,
+                    label,
                 )
             )
 
@@ -120,7 +128,9 @@ class Lowering:
         kernel = generate(region, node.attrs["roles"])
         config = heuristic(kernel, self.target)
         results = [self.slots[v] for v in node.outputs]
-        pointers = [self.operand(v) for v in node.inputs] + [Operand(s, v.dtype) for s, v in zip(results, node.outputs, strict=True)]
+        pointers = [self.operand(v) for v in node.inputs] + [
+            Operand(s, v.dtype) for s, v in zip(results, node.outputs, strict=True)
+        ]
         args: list[Argument] = list(pointers)
         across = -(-kernel.columns // config.BLOCK_N)
         constexprs = {"BLOCK_M": config.BLOCK_M, "BLOCK_N": config.BLOCK_N}
@@ -137,7 +147,15 @@ class Lowering:
         reads = [self.slot(v) for v in node.inputs]
         index = len(self.launches)
         self.emit(
-            node, reference(kernel), grid, args, constexprs, {"num_warps": config.num_warps}, reads, results, kernel.name
+            node,
+            reference(kernel),
+            grid,
+            args,
+            constexprs,
+            {"num_warps": config.num_warps},
+            reads,
+            results,
+            kernel.name,
         )
         self.in_place += [(index, results[o], reads[i]) for o, i in kernel.in_place]
 
@@ -157,7 +175,9 @@ class Lowering:
         layouts = ["n" if s[-1] == 1 or s[-2] != 1 else "t" for _, s in (first, second)]
         problem = matmul_configs.Problem(batch, m, n, k, a.dtype.name, *layouts)
         config = matmul_configs.heuristic(problem, self.target.interpreted, self.target.arch)
-        pointers = [self.operand(v) for v in extras] + [Operand(s, v.dtype) for s, v in zip(results, node.outputs, strict=True)]
+        pointers = [self.operand(v) for v in extras] + [
+            Operand(s, v.dtype) for s, v in zip(results, node.outputs, strict=True)
+        ]
         epilogue = (*pointers, batch, m, *self.streams(region, kernel))
         args = (first[0], second[0], epilogue, m, n, k, batch, first[1][0], *first[1][1:], *second[1][1:])
         constexprs = {
@@ -179,9 +199,7 @@ class Lowering:
             args, constexprs, options, reads, results, label,
         )  # fmt: skip
         operands = reads[:2]
-        self.in_place += [
-            (index, results[o], reads[2 + i]) for o, i in kernel.in_place if reads[2 + i] not in operands
-        ]
+        self.in_place += [(index, results[o], reads[2 + i]) for o, i in kernel.in_place if reads[2 + i] not in operands]
 
     def _epilogue(self, node: Node) -> tuple[Graph, tuple[str, ...]]:
         """The fused epilogue, or one that only stores."""
@@ -204,7 +222,9 @@ class Lowering:
     def finish(self, count: int, updated: Sequence[Value]) -> Schedule:
         """The schedule: where the outputs are, and which updates and results are written in place."""
         outputs = [self.slot(v) for v in self.graph.outputs[:count]]
-        leaves = {kind: {v: s for v, s in self.slots.items() if s.kind == kind} for kind in ("input", "state", "constant")}
+        leaves = {
+            kind: {v: s for v, s in self.slots.items() if s.kind == kind} for kind in ("input", "state", "constant")
+        }
         for v in updated:
             leaves["state"].setdefault(v, Slot("state", v.type.nbytes, v))
         pending = [

@@ -31,7 +31,7 @@ class State:
     """One buffer per parameter, in one allocation; programs read and update it in place.
 
     values: parameters (`ft.parameter`), each with a name of its own; one without a name is called "parameter_0",
-    "parameter_1", ... in order. seed: what initialisers draw from; each parameter has its own generator, made from
+    "parameter_1", ... in order, and modules whose names coincide are told apart as "weight", "weight_1", ... seed: what initialisers draw from; each parameter has its own generator, made from
     the seed and its name, so that one more parameter changes none of the others. device: default the process's own.
 
     Raises StateError for equal names, for a Value that is no parameter and for an initialiser of the wrong shape;
@@ -146,28 +146,39 @@ def _check_seed(seed: int) -> int:
 
 def _named(values: Sequence[Value]) -> dict[str, Value]:
     """Parameters by name, in order. Raises StateError for equal names or something else than a parameter."""
-    explicit = {v.name for v in values if isinstance(v, Value)}
+    taken = {v.explicit_name for v in values if isinstance(v, Value)}
+    numbers: dict[str, int] = {}
     table: dict[str, Value] = {}
     seen: set[Value] = set()
-    number = 0
     for value in values:
         if not isinstance(value, Value) or value.node.op.name != "parameter":
             raise StateError(f"a State holds parameters, got {value!r}")
         if value in seen:
             raise StateError(f"{value!r} is listed twice", loc=value.node.loc)
         seen.add(value)
-        name = value.name
+        name = value.explicit_name
         if name is None:
-            while f"parameter_{number}" in explicit:
-                number += 1
-            name = f"parameter_{number}"
-            number += 1
+            name = _free_name(value.name, taken, numbers)
         if name in table:
             raise StateError(
                 f"two parameters are named {name!r}: the one at {table[name].node.loc} and this one", loc=value.node.loc
             )
         table[name] = value
     return table
+
+
+def _free_name(wish: str | None, taken: set[str | None], numbers: dict[str, int]) -> str:
+    """`wish` or, where that is taken, wish_1, wish_2, ...; without a wish parameter_0, parameter_1, ...
+
+    What is found is added to `taken`; numbers: the last one tried for each stem.
+    """
+    stem = "parameter" if wish is None else wish
+    name = f"{stem}_0" if wish is None else wish
+    while name in taken:
+        numbers[stem] = numbers.get(stem, 0) + 1
+        name = f"{stem}_{numbers[stem]}"
+    taken.add(name)
+    return name
 
 
 def _initial(name: str, value: Value, seed: int) -> Array:

@@ -23,7 +23,7 @@ from .loop import Outcome, train
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How digits are drawn. per_class: digits of each; guidance: see Sampler; steps: Euler steps; seed: of the noise."""
+    """How digits are drawn. per_class: how many of each; guidance: see Sampler; steps: Euler's; seed: of the noise."""
 
     per_class: int = 10
     guidance: float = 1.5
@@ -108,7 +108,7 @@ def _prepared(order: Order, place: RunFolder, data: Digits, device: str, say: Vo
     """A new run, or one that goes on."""
     if order.resume is None:
         if place.used():
-            raise ArgumentError(f"{place.path} holds a run already: --resume latest goes on with it, or choose another name")
+            raise ArgumentError(f"{place.path} holds a run: --resume latest goes on with it, or choose another name")
         return begin(DigitsConfig(**order.changes), data, device)
     if order.name is None:
         raise ArgumentError("--resume needs --run, the name of the run to go on with")

@@ -36,10 +36,10 @@ class Run:
 
 
 def config_from(stored: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> DigitsConfig:
-    """A configuration from a checkpoint's, with `changes` to it. Raises StateError for one of another program.
+    """A configuration from a checkpoint's, with `changes` to it.
 
-    Only the number of steps may change, and the batch with nothing trained yet may not: everything else is part of the
-    run. Raises ArgumentError for another value of anything else.
+    Only the number of steps may change: everything else is part of the run. Raises StateError for a configuration of
+    something else, ArgumentError for another change.
     """
     known = {f.name for f in dataclasses.fields(DigitsConfig)}
     if set(stored) != known:
@@ -56,8 +56,8 @@ def begin(config: DigitsConfig, data: Digits, device: str) -> Run:
     graph = training_graph(config)
     state = State(graph.state_values, seed=config.seed, device=device)
     optimizer = graph.optimizer
-    assert optimizer.rate is not None and optimizer.grad_norm is not None and optimizer.skipped is not None
-    outputs = [graph.loss, optimizer.rate, optimizer.grad_norm, optimizer.skipped]
+    assert optimizer.lr is not None and optimizer.grad_norm is not None and optimizer.skipped is not None
+    outputs = [graph.loss, optimizer.lr, optimizer.grad_norm, optimizer.skipped]
     program = compile(outputs, [graph.images, graph.labels], state=state, updates=graph.updates, device=device)
     batches = Batches(len(data.images), config.batch, config.seed)
 
@@ -78,7 +78,7 @@ def resume(checkpoint: Path, data: Digits, device: str, changes: Mapping[str, An
 
 @contextlib.contextmanager
 def single_threaded(device: str) -> Iterator[None]:
-    """On the CPU, matrix products use one thread inside: theirs are too small to share, and waiting threads cost more."""
+    """On the CPU, matrix products use one thread: they are small, and threads that wait for each other cost more."""
     if device.startswith("cuda"):
         yield
         return
@@ -119,7 +119,7 @@ def labels_in_rows(per_class: int) -> Array:
 
 
 def read_back(images: Array, labels: Array, data: Digits) -> int:
-    """How many of the images a support vector machine, trained on the real digits, takes for the digit they should be."""
+    """How many of the images a support vector machine, trained on the real digits, reads as their labels."""
     require_extra("examples", "sklearn")
     from sklearn.svm import SVC
 

@@ -1,8 +1,8 @@
 """The demo's model: a class-conditional diffusion transformer on 8x8 images, trained by flow matching.
 
-DiT with adaLN-Zero (Peebles and Xie 2023) on 2x2 patches: 16 tokens of 4 pixels. Flow matching (Lipman et al. 2023) along
-straight lines: x_t = (1 - t) x_0 + t n, the model predicts the velocity n - x_0. Labels are dropped at random, for
-classifier-free guidance (Ho and Salimans 2022).
+DiT with adaLN-Zero (Peebles and Xie 2023) on 2x2 patches: 16 tokens of 4 pixels. Flow matching (Lipman et al. 2023)
+along straight lines: x_t = (1 - t) x_0 + t n, the model predicts the velocity n - x_0. Labels are dropped at random,
+for classifier-free guidance (Ho and Salimans 2022).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DigitsConfig:
 
 
 class Block(nn.Module):
-    """x += gate_1 attention(modulate(norm x)); x += gate_2 mlp(modulate(norm x)); the six factors from the condition."""
+    """x += gate_1 attention(modulate(norm x)); x += gate_2 mlp(modulate(norm x)); the factors from the condition."""
 
     def __init__(self, width: int, heads: int) -> None:
         self.modulation = nn.Linear(width, 6 * width, init=nn.init.zeros)

@@ -249,5 +249,8 @@ def integer_pow(x, y):
         result = tl.where((exponent & 1) != 0, result * base, result)
         base = base * base
         exponent = exponent >> 1
-    # A negative exponent shifts in ones: for x = 1 and -1 that is the right answer, for others it is not.
-    return tl.where((y < 0) & (x != 1) & (x != -1), 0, result)
+    if x.dtype.is_int_unsigned():
+        return result
+    else:
+        # A negative exponent shifts in ones: for x = 1 and -1 that is the right answer, for others it is not.
+        return tl.where((y < 0) & (x != 1) & (x != -1), 0, result)

@@ -1,4 +1,4 @@
-"""Reductions of a tile along one axis, kept with size 1, with NaN rules as NumPy's: NaN is both largest and smallest."""
+"""Reductions of a tile along one axis, kept with size 1. NaN is both the largest and the smallest, as in NumPy."""
 
 from __future__ import annotations
 
