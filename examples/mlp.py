@@ -30,8 +30,8 @@ def main(steps: int = 600, device: str = "reference") -> float:
     state = ft.State([*model.parameters(), *optimizer.state_values], device=device)
     step = ft.compile(loss, [x, labels], state=state, updates=optimizer.updates(gradients), device=device)
 
-    digits, rng = load_digits(), np.random.default_rng(0)
-    images, targets = (digits.data / 8 - 1).astype(np.float32), digits.target
+    pixels, targets = load_digits(return_X_y=True)
+    images, rng = (pixels / 8 - 1).astype(np.float32), np.random.default_rng(0)
     for i in range(steps):
         rows = rng.integers(HELD_BACK, len(images), BATCH)
         value = step(images[rows], targets[rows])

@@ -151,28 +151,28 @@ def matmul_cases(arch: int) -> Iterator[Case]:
 
 
 def indexing_cases(arch: int) -> Iterator[Case]:
-    sizes = dict.fromkeys(("n_index", "n_rows", "width", "stride_in", "stride_out"), "i32")
-    for dtype, index, width in (("bfloat16", "int64", 768), ("float32", "int64", 64), ("int64", "int64", 32)):
+    sizes = ("n_index", "n_rows", "width")
+
+    def signature(source: str, source_type: str, out_type: str, constants: dict[str, int]) -> dict[str, str]:
+        kinds = {f"{source}_ptr": source_type, "index_ptr": "*i64", "out_ptr": out_type}
+        kinds.update(dict.fromkeys((*sizes, f"stride_{source}", "stride_out"), "i32"))
+        return kinds | dict.fromkeys(constants, "constexpr")
+
+    for dtype, width in (("bfloat16", 768), ("float32", 64), ("int64", 32)):
         pick = indexing.gather_heuristic(4096, width, False)
-        signature = {"table_ptr": POINTER[dtype], "index_ptr": POINTER[index], "out_ptr": POINTER[dtype], **sizes}
-        names = ("table_ptr", "index_ptr", "out_ptr", "n_index", "n_rows", "width", "stride_table", "stride_out")
-        signature = dict(zip(names, signature.values(), strict=True))
         constants = {"BLOCK_I": pick.BLOCK_I, "BLOCK_W": pick.BLOCK_W}
-        signature.update(dict.fromkeys(constants, "constexpr"))
-        wide = ("ld.global.v2.b64" if dtype == "int64" else "ld.global.v4.b32",)
         yield Case(
-            f"gather {dtype}", arch, indexing.gather_rows, signature, constants, pick.num_warps,
-            unaligned=("n_index", "n_rows"), ptx_has=wide,
+            f"gather {dtype}", arch, indexing.gather_rows,
+            signature("table", POINTER[dtype], POINTER[dtype], constants), constants, pick.num_warps,
+            unaligned=sizes[:2], ptx_has=("ld.global.v2.b64" if dtype == "int64" else "ld.global.v4.b32",),
         )  # fmt: skip
     for dtype, out, shape in (("bfloat16", "float32", (4096, 50304, 384)), ("float64", "float64", (64, 1001, 64))):
         s = indexing.scatter_heuristic(*shape, False)
-        names = ("grad_ptr", "index_ptr", "out_ptr", "n_index", "n_rows", "width", "stride_grad", "stride_out")
-        kinds = (POINTER[dtype], "*i64", POINTER[out], *sizes.values())
         constants = {"BLOCK_R": s.BLOCK_R, "BLOCK_W": s.BLOCK_W, "BLOCK_I": s.BLOCK_I, "SCAN": s.SCAN}
-        signature = {**dict(zip(names, kinds, strict=True)), **dict.fromkeys(constants, "constexpr")}
         yield Case(
-            f"scatter {dtype}", arch, indexing.scatter_add_rows, signature, constants, s.num_warps,
-            unaligned=("n_index", "n_rows"), ptx_lacks=("atom.", "red.global"),
+            f"scatter {dtype}", arch, indexing.scatter_add_rows,
+            signature("grad", POINTER[dtype], POINTER[out], constants), constants, s.num_warps,
+            unaligned=sizes[:2], ptx_lacks=("atom.", "red.global"),
         )  # fmt: skip
 
 

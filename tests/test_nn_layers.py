@@ -108,7 +108,7 @@ def attention(heads: int, causal: bool = False) -> Function:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"bias": False}])
-def test_self_attention(options: dict[str, bool], fused: bool) -> None:
+def test_self_attention(options: dict[str, Any], fused: bool) -> None:
     check_against_torch(ft.nn.Attention(8, 2, fused=fused, **options), attention(2), normal(2, 5, 8))
 
 

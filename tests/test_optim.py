@@ -18,9 +18,8 @@ STEPS = 20
 def _problem(dtype: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = [(6, 5), (6,), (3, 6)]
-    return [rng.standard_normal(s).astype(dtype) for s in shapes], *(
-        rng.standard_normal(s).astype(dtype) for s in ((7, 5), (7, 3))
-    )
+    weights = [rng.standard_normal(s).astype(dtype) for s in shapes]
+    return weights, rng.standard_normal((7, 5)).astype(dtype), rng.standard_normal((7, 3)).astype(dtype)
 
 
 def _ours(make: Callable, dtype: str, device: str) -> tuple[list[np.ndarray], list[float]]:
@@ -141,7 +140,57 @@ def test_bad_arguments_are_refused() -> None:
         ft.optim.AdamW([w], 0.1, clip_norm=0.0)
     with pytest.raises(ArgumentError, match="1 parameters but 2 gradients"):
         ft.optim.SGD([w], 0.1).updates([w, w])
+    with pytest.raises(ArgumentError, match="AdamW: lr is there after updates"):
+        _ = ft.optim.AdamW([w], 0.1).lr
     with pytest.raises(ArgumentError, match="nesterov"):
         ft.optim.SGD([w], 0.1, nesterov=True)
     with pytest.raises(ArgumentError, match="warmup"):
         ft.optim.schedule.warmup_cosine(0.1, 10, warmup=10)
+
+
+def test_a_skipped_step_leaves_out_what_goes_with_it() -> None:
+    w, x, count = ft.parameter((), name="w", init=1.0), ft.input((), name="x"), ft.parameter((), "int64", name="count")
+    optimizer = ft.optim.SGD([w], 0.1, clip_norm=1.0)
+    updates = optimizer.updates(ft.grad(w * x, [w]), also={count: count + 1})
+    state = ft.State([w, count, *optimizer.state_values], device="reference")
+    program = ft.compile([], [x], state=state, updates=updates, device="reference")
+    for value, expected in ((1.0, 1), (math.nan, 1), (math.inf, 1), (2.0, 2)):
+        program(np.float32(value))
+        assert int(state["count"]) == expected
+    np.testing.assert_allclose(state["w"], 1.0 - 2 * 0.1, rtol=1e-6)  # both gradients were clipped to 1
+
+
+def test_bias_correction_is_exact_enough_after_many_steps() -> None:
+    w = ft.parameter((2,), name="w", init=0.0)
+    optimizer = ft.optim.AdamW([w], 1.0, weight_decay=0.0, eps=0.0)
+    updates = optimizer.updates([ft.constant(np.array([3.0, -0.01], np.float32))])
+    state = ft.State([w, *optimizer.state_values], device="reference")
+    program = ft.compile([], state=state, updates=updates, device="reference")
+    for step in (0, 1, 1000, 10**6):
+        b1, b2 = 0.9 ** (step + 1), 0.999 ** (step + 1)  # moments as a constant gradient would have left them
+        gradient = np.array([3.0, -0.01])
+        state.set("optimizer.step", step)
+        state.set("w", np.zeros(2, np.float32))
+        state.set("optimizer.exp_avg.w", (gradient * (1 - b1 / 0.9)).astype(np.float32))
+        state.set("optimizer.exp_avg_sq.w", (gradient**2 * (1 - b2 / 0.999)).astype(np.float32))
+        program()
+        np.testing.assert_allclose(state["w"], [-1.0, 1.0], rtol=1e-5)
+
+
+def test_sixteen_bit_weights_have_float32_moments() -> None:
+    w = ft.parameter((3,), "bfloat16", name="w", init=1.0)
+    optimizer = ft.optim.AdamW([w], 0.25, weight_decay=0.0, ema=0.9)
+    assert {v.dtype for v in optimizer.state_values} == {ft.int64, ft.float32}
+    state = ft.State([w, *optimizer.state_values], device="reference")
+    updates = optimizer.updates([ft.full((3,), 2.0, "bfloat16")])
+    ft.compile([], state=state, updates=updates, device="reference")()
+    assert state["w"].astype(np.float32).tolist() == [0.75] * 3
+
+
+def test_all_tensors_of_a_group_are_one_node() -> None:
+    model = ft.nn.Sequential(*(ft.nn.Linear(4, 4) for _ in range(5)))
+    loss = ft.sum(model(ft.input((2, 4))))
+    optimizer = ft.optim.AdamW(model.parameters(), 0.1, clip_norm=1.0, ema=0.9)
+    updates = optimizer.updates(ft.grad(loss, model.parameters()))
+    nodes = [n.op.name for n in ft.ir.graph.Graph((), tuple(updates.values())).nodes]
+    assert nodes.count("foreach") == 2 and nodes.count("foreach_sum") == 1  # with decay, and without

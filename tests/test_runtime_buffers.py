@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import warnings
@@ -294,7 +295,6 @@ def test_a_process_that_compiles_refuses_the_interpreter() -> None:
         "from flame_triton.errors import DeviceError\n"
         "try:\n    device('interpreter')\nexcept DeviceError as error:\n    print(error)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"FLAME_INTERPRET": "0"}
-    )
+    environment = {"FLAME_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert "start it with FLAME_INTERPRET=1" in result.stdout

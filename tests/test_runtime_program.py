@@ -236,7 +236,7 @@ def test_a_call_of_the_reference_costs_little() -> None:
     model = Regression(REFERENCE)
     step = model.step()
     step(*model.arrays)
-    start = time.perf_counter()
+    start = time.process_time()  # not by the clock on the wall: tests run side by side
     for _ in range(200):
         step(*model.arrays)
-    assert (time.perf_counter() - start) / 200 < 2e-3
+    assert (time.process_time() - start) / 200 < 2e-3

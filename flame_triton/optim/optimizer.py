@@ -38,7 +38,6 @@ class Optimizer:
     quickly at first and starts from nothing; None: none kept.
 
     state_values: what a State must hold besides the parameters. averages: parameter -> its moving average.
-    Set by `updates`: grad_norm (float32, before clipping), lr (float32) and skipped (float32, 0 or 1), 0-d Values.
     """
 
     moments: tuple[str, ...] = ()
@@ -67,9 +66,7 @@ class Optimizer:
         self.averages: dict[Value, Value] = (
             {p: self._slot(p, "ema") for p in self.parameters} if ema is not None else {}
         )
-        self.grad_norm: Value | None = None
-        self.lr: Value | None = None
-        self.skipped: Value | None = None
+        self._reports: dict[str, Value] = {}
 
     @staticmethod
     def _slot(parameter: Value, name: str) -> Value:
@@ -82,6 +79,26 @@ class Optimizer:
     def state_values(self) -> list[Value]:
         """The step count, the moments and the averages."""
         return [self.step, *(s for slots in self.slots.values() for s in slots), *self.averages.values()]
+
+    @property
+    def grad_norm(self) -> Value:
+        """The global L2 norm of the gradients before clipping: 0-d, float32 (float64 if any gradient is)."""
+        return self._report("grad_norm")
+
+    @property
+    def lr(self) -> Value:
+        """The learning rate of this step: 0-d, float32."""
+        return self._report("lr")
+
+    @property
+    def skipped(self) -> Value:
+        """1 if the step is skipped because the norm is not finite, else 0: 0-d, float32."""
+        return self._report("skipped")
+
+    def _report(self, name: str) -> Value:
+        if not self._reports:
+            raise ArgumentError(f"{name} is there after updates(grads)", op=type(self).__name__)
+        return self._reports[name]
 
     def updates(self, grads: Sequence[Value], also: Mapping[Value, Value] | None = None) -> dict[Value, Value]:
         """parameter, moment, average, step -> new value.
@@ -96,12 +113,12 @@ class Optimizer:
                 raise ShapeError(
                     f"parameter {p.name!r} has shape {p.shape}, its gradient {g.shape}", op=type(self).__name__
                 )
-        norm = self.grad_norm = global_norm(grads)
+        norm = global_norm(grads)
         finite = call("isfinite", norm)
-        self.skipped = call("where", finite, 0.0, 1.0)
-        self.lr = self.schedule(self.step)
+        rate = self.schedule(self.step)
+        self._reports = {"grad_norm": norm, "lr": rate, "skipped": call("where", finite, 0.0, 1.0)}
         count = call("cast", self.step + 1, float32)
-        scalars = [finite, self.lr, *self._scalars(count)]
+        scalars = [finite, rate, *self._scalars(count)]
         if self.clip_norm is not None:
             scalars.append(call("minimum", self.clip_norm / (norm + 1e-6), 1.0))
         if self.ema is not None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from .. import config as process
 from ..errors import ArgumentError
 from ..runtime.device import device as as_device
 from . import log, pictures
-from .agreement import TOLERANCE, Agreement
+from .agreement import Agreement
 from .data import Digits, load_digits, require_extra
 from .digits import Run, Sampler, begin, labels_in_rows, loss_ratio, prove, read_back, resume, single_threaded
 from .digits_model import DigitsConfig
@@ -172,10 +173,13 @@ def show_agreement(agreement: Agreement, say: Voice) -> None:
         f"three more steps by the Triton kernels, interpreted, against the references ({agreement.launches} launches a "
         f"step; batch {agreement.batch}, since the interpreter is slow):"
     )
-    table = Table("step", "loss", "loss differs by", "worst gradient", "differs by", f"within {TOLERANCE:g}")
+    table = Table("step", "loss", "differs", "worst gradient", "differs", "verdict", box=SIMPLE)
     for number, step in enumerate(agreement.steps, 1):
         name, error = step.worst
-        verdict = "yes" if step.holds else "NO"
+        verdict = "agree" if step.within(agreement.limit) else "DIFFER"
         table.add_row(str(number), f"{step.loss:.6f}", f"{step.loss_error:.1e}", name, f"{error:.1e}", verdict)
     say.console.print(table, highlight=False)
-    say(f"{len(agreement.steps[0].errors)} gradients were compared in each step, relative to their largest element")
+    say(
+        f"{len(agreement.steps[0].errors)} gradients were compared in each step, relative to their largest element; "
+        f"at most {agreement.limit:.1g} is allowed"
+    )

@@ -56,7 +56,6 @@ def begin(config: DigitsConfig, data: Digits, device: str) -> Run:
     graph = training_graph(config)
     state = State(graph.state_values, seed=config.seed, device=device)
     optimizer = graph.optimizer
-    assert optimizer.lr is not None and optimizer.grad_norm is not None and optimizer.skipped is not None
     outputs = [graph.loss, optimizer.lr, optimizer.grad_norm, optimizer.skipped]
     program = compile(outputs, [graph.images, graph.labels], state=state, updates=graph.updates, device=device)
     batches = Batches(len(data.images), config.batch, config.seed)

@@ -55,6 +55,7 @@ class DigitsConfig:
             raise ArgumentError(f"dtype must be floating, got {self.dtype}", op="digits")
 
     def as_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
         return asdict(self)
 
 

@@ -65,6 +65,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
+        """The file of the log, whether or not it is there."""
         return self.path / "log.jsonl"
 
     def make(self) -> None:

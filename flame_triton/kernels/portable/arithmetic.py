@@ -14,7 +14,6 @@ from ...config import interpreted
 INTERPRETED = tl.constexpr(interpreted())
 
 INF = tl.constexpr(float("inf"))
-NAN = tl.constexpr(float("nan"))
 
 
 @triton.jit
@@ -191,6 +190,7 @@ def fmod(a, b):
 
 @triton.jit
 def _fmod_float(a, b):
+    a, b = tl.broadcast(a, b)  # what a loop carries must not change its shape
     if a.dtype == tl.float64:
         STEP: tl.constexpr = 50
         PIECES: tl.constexpr = 42
@@ -212,7 +212,7 @@ def _fmod_float(a, b):
     r = r * power_of_two(half, a) * power_of_two(y_exponent - half, a)
     r = tl.where(x < y, x, r)
     defined = (x < INF) & (y > 0) & (y == y)
-    return tl.where(defined, copysign(r, a), NAN)
+    return tl.where(defined, copysign(r, a), float("nan"))
 
 
 @triton.jit
@@ -242,6 +242,7 @@ def floor_divide(a, b):
 @triton.jit
 def integer_pow(x, y):
     """x^y of integers by repeated squaring, wrapping on overflow. A negative y gives 0 unless x is 1 or -1 (torch)."""
+    x, y = tl.broadcast(x, y)  # what a loop carries must not change its shape
     result = x * 0 + 1
     base = x
     exponent = y

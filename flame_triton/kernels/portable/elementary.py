@@ -17,7 +17,6 @@ import triton.language as tl
 from .arithmetic import (
     INF,
     INTERPRETED,
-    NAN,
     copysign,
     div,
     frexp,
@@ -94,9 +93,9 @@ def exp(x):
     else:
         t = x * LOG2E
         error = tl.fma(x, 1.4426950216293335, -t) + x * 1.925963033500011e-08
-        error = tl.where(tl.abs(t) < 128.0, error, 0.0)  # at infinity the correction would be NaN
         y = tl.exp2(t)
-        return tl.fma(y, error * LN2, y)
+        # At infinity the correction would be NaN; below 2^-128 there is nothing left to correct.
+        return tl.where(tl.abs(t) < 128.0, tl.fma(y, error * LN2, y), y)
 
 
 @triton.jit
@@ -213,7 +212,7 @@ def acosh(x):
     s = tl.where(big, 1.0, x)
     t = s - 1.0
     w = tl.where(big, x, t + sqrt(t * (s + 1.0)))
-    return tl.where(x < 1.0, NAN, log1p(w) + big.to(x.dtype) * LN2)
+    return tl.where(x < 1.0, float("nan"), log1p(w) + big.to(x.dtype) * LN2)
 
 
 @triton.jit
@@ -310,6 +309,6 @@ def _pow_float(x, y):
     magnitude = tl.where(ordinary, magnitude, tl.where((a == 0) == (y > 0), 0.0, INF))
     odd = (tl.floor(y) == y) & (2.0 * tl.floor(0.5 * y) != y)
     result = tl.where(odd, copysign(magnitude, x), magnitude)
-    result = tl.where((x < 0) & ordinary & (tl.floor(y) != y), NAN, result)
-    result = tl.where((x != x) | (y != y), NAN, result)
+    result = tl.where((x < 0) & ordinary & (tl.floor(y) != y), float("nan"), result)
+    result = tl.where((x != x) | (y != y), float("nan"), result)
     return tl.where((x == 1.0) | (y == 0), 1.0, result)

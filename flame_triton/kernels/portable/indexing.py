@@ -31,7 +31,7 @@ def gather_rows(
     row = tl.where(index < 0, index + n_rows, index)
     there = (row >= 0) & (row < n_rows)
     inside = (i < n_index)[:, None] & (w < width)[None, :]
-    other = lib.NAN if table_ptr.dtype.element_ty.is_floating() else 0
+    other = float("nan") if table_ptr.dtype.element_ty.is_floating() else 0
     offsets = tl.where(there, row, 0)[:, None] * stride_table + w[None, :]
     x = lib.load(table_ptr, offsets, there[:, None] & inside, other)  # [BLOCK_I, BLOCK_W]
     lib.store(out_ptr, i.to(tl.int64)[:, None] * stride_out + w[None, :], x, inside)

@@ -12,7 +12,6 @@ import triton.language as tl
 from .arithmetic import (
     INF,
     INTERPRETED,
-    NAN,
     copysign,
     div,
     floor_divide,
@@ -57,7 +56,6 @@ from .trigonometry import acos, asin, atan, atan2, tan
 __all__ = [
     "INF",
     "INTERPRETED",
-    "NAN",
     "acos",
     "acosh",
     "asin",

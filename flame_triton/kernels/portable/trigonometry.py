@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .arithmetic import INF, NAN, copysign, div, reciprocal, signbit, sqrt
+from .arithmetic import INF, copysign, div, reciprocal, signbit, sqrt
 from .elementary import coefficients, polynomial
 
 PI = tl.constexpr(3.141592653589793)
@@ -82,7 +82,7 @@ def atan2(y, x):
         r = tl.where(signbit(x), (PI - r) + 1.2246467991473532e-16, r)
     else:
         r = tl.where(signbit(x), (PI - r) - 8.742277657347586e-08, r)
-    return tl.where((x != x) | (y != y), NAN, copysign(r, y))
+    return tl.where((x != x) | (y != y), float("nan"), copysign(r, y))
 
 
 @triton.jit

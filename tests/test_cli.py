@@ -1,0 +1,293 @@
+"""The command line: what it prints, what it writes, and how it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import flame_triton as ft
+from flame_triton import doctor
+from flame_triton.cli import app
+from flame_triton.ir.op import OPS, Kernel
+from flame_triton.train import agreement, data
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    "--width",
+    "8",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--batch",
+    "4",
+    "--sampling-steps",
+    "2",
+    "--device",
+    "reference",
+]
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    """Standard output and error of a command that must end with `code`."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+
+
+def process(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "flame_triton", *arguments], capture_output=True, text=True, env=environment, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of runs that holds one short run called "first", and what the command printed as JSON."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    runs = tmp_path_factory.mktemp("runs")
+    options = ["--steps", "130", "--save-every", "50", "--keep", "2", "--no-proof", "--json"]
+    result = CliRunner().invoke(app, ["train", "digits", "--runs", str(runs), "--run", "first", *options, *SMALL])
+    assert result.exit_code == 0, result.output
+    return runs, json.loads(result.stdout)
+
+
+# ---- help and usage -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ((), ("train", "sample", "doctor", "graph", "Exit codes")),
+        (("train",), ("digits",)),
+        (("train", "digits"), ("--steps", "--resume", "--json", "--dtype", "Exit codes")),
+        (("sample",), ("RUN", "--guidance")),
+        (("doctor",), ("--json",)),
+        (("graph",), ("--stage", "--format", "fuse")),
+    ],
+)
+def test_help(command: tuple[str, ...], words: tuple[str, ...]) -> None:
+    text = run(*command, "--help")
+    assert all(word in text for word in words)
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    process("--help")  # once, so that no bytecode has to be written
+    begun = time.perf_counter()
+    assert process("--help").returncode == 0
+    taken = time.perf_counter() - begun
+    code = "import sys; import flame_triton.cli; print(sorted({'torch', 'triton', 'sklearn'} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert found.stdout.strip() == "[]", found.stderr
+    assert taken < 5  # about 0.4 s on a machine with nothing else to do
+
+
+def test_version_and_wrong_usage() -> None:
+    assert run("--version") == f"flame-triton {ft.__version__}\n"
+    assert "No such command 'trian'" in run("trian", code=2)
+    assert "--steps" in run("train", "digits", "--steps", "none", code=2)
+    assert "--stage" in run("graph", "--stage", "nowhere", code=2)
+
+
+# ---- train and sample -----------------------------------------------------------------------------------------
+
+
+def test_train_writes_log_checkpoints_and_pictures(trained: tuple[Path, dict[str, Any]]) -> None:
+    runs, report = trained
+    assert report["steps"] == 130 and report["device"] == "reference" and not report["interrupted"]
+    assert report["samples"] == 100 and 0 <= report["samples_read_right"] <= 100 and report["loss_ratio"] < 1
+    names = {p.name for p in (runs / "first").iterdir()}
+    checkpoints = {"checkpoint-100.safetensors", "checkpoint-130.safetensors"}
+    assert names == {"log.jsonl", "loss.png", "samples.png", *checkpoints}
+    lines = [json.loads(line) for line in (runs / "first" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(10, 131, 10))
+
+
+def test_train_goes_on_from_the_latest_checkpoint(trained: tuple[Path, dict[str, Any]]) -> None:
+    runs, _ = trained
+    text = run(
+        "train", "digits", "--runs", str(runs), "--run", "first", "--resume", "latest", "--steps", "140", "--no-proof",
+        "--sampling-steps", "2", "--device", "reference",
+    )  # fmt: skip
+    assert "step 130" in text and "step 140 of 140" in text and "\x1b" not in text
+    assert (runs / "first" / "checkpoint-140.safetensors").exists()
+
+
+def test_sample_draws_from_a_run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    runs, _ = trained
+    options = ["--device", "reference", "--sampling-steps", "2", "--per-class", "2", "--json"]
+    result = CliRunner().invoke(app, ["sample", "first", "--runs", str(runs), "-o", str(tmp_path / "a.png"), *options])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["samples"] == 20 and report["picture"] == str(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert "samples-3.png" in run("sample", str(runs / "first"), "--seed", "3", *options[:-1])
+
+
+def test_train_says_what_is_wrong(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    runs, _ = trained
+    command = ["train", "digits", "--runs", str(runs)]
+    assert "holds a run: --resume latest" in run(*command, "--run", "first", *SMALL, code=1)
+    assert "--resume needs --run" in run(*command, "--resume", "latest", *SMALL, code=1)
+    assert "holds no checkpoint" in run(*command, "--run", "none", "--resume", "latest", *SMALL, code=1)
+    assert "cannot become 16" in run(*command, "--run", "first", "--resume", "latest", "--width", "16", code=1)
+    assert "a run's name" in run(*command, "--run", "../x", *SMALL, code=1)
+    assert "unknown device 'abacus'" in run(*command, "--device", "abacus", code=1)
+    assert "unsupported dtype 'float7'" in run(*command, "--run", "new", *SMALL, "--dtype", "float7", code=1)
+    (tmp_path / "file").write_text("")
+    text = run("train", "digits", "--runs", str(tmp_path), "--run", "file", *SMALL, code=1)
+    assert text.startswith("error: ") and "is a file" in text and "Traceback" not in text
+    if not ft.config.gpu_available():
+        assert "no NVIDIA GPU" in run(*command, "--device", "cuda", code=1)
+
+
+def test_a_missing_extra_is_named_before_anything_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    text = run("train", "digits", "--runs", str(tmp_path / "runs"), code=1)
+    assert "pip install 'flame-triton[examples]'" in text and not (tmp_path / "runs").exists()
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path: Path) -> None:
+    found = process("--debug", "sample", "none", "--runs", str(tmp_path))
+    assert found.returncode == 1 and "Traceback" in found.stderr and "holds no checkpoint" in found.stderr
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(("tolerance", "code"), [(1e-4, 0), (-1.0, 4)])
+def test_proof_decides_the_exit_code(
+    tolerance: float, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(agreement, "TOLERANCE", tolerance)
+    text = run("train", "digits", "--runs", str(tmp_path), "--steps", "2", *SMALL, code=code)
+    assert "22 gradients were compared" in text and ("DIFFER" in text) == (code == 4)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_exits_130(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, "-m", "flame_triton", "train", "digits", "--runs", str(tmp_path), "--run", "a", *SMALL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(
+        [*command, "--steps", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    log = tmp_path / "a" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, output
+    assert "stopped after step" in output and "--run a --resume latest" in output and "Traceback" not in output
+    assert len(list((tmp_path / "a").glob("checkpoint-*.safetensors"))) == 1
+
+
+# ---- graph ----------------------------------------------------------------------------------------------------
+
+
+def test_graph_of_the_digits_model() -> None:
+    small = ["--width", "8", "--layers", "1", "--batch", "2"]
+    text = run("graph", "--forward", *small)
+    assert "blocks.0.attention.qkv.weight = parameter()" in text and "digits_model.py" in text
+    assert "(gradient of" not in text and "(gradient of" in run("graph", *small)
+    fused = run("graph", "--forward", "--stage", "fuse", *small)
+    assert "= fused(" in fused and len(fused.splitlines()) < len(text.splitlines())
+
+
+def test_graph_formats_and_files(tmp_path: Path) -> None:
+    small = ["--forward", "--width", "8", "--layers", "1", "--batch", "2"]
+    assert run("graph", "-f", "dot", *small).startswith("digraph")
+    assert run("graph", "-f", "html", "-o", str(tmp_path / "g.html"), *small) == ""
+    assert "<svg" in (tmp_path / "g.html").read_text()
+    assert "cannot be written" in run("graph", "-o", str(tmp_path / "no" / "g.html"), *small, code=1)
+
+
+def test_graph_of_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_up_model.py").write_text(
+        "import flame_triton as ft\n"
+        "def loss():\n    return ft.sum(ft.exp(ft.input((3,), name='x')))\n"
+        "def several():\n    return [loss(), loss()]\n"
+        "def number():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = run("graph", "made_up_model:loss")
+    assert "x = input() : float32[3]" in text and "made_up_model.py:3" in text
+    assert run("graph", "made_up_model:several").count("input()") == 2
+    assert "must return a Graph" in run("graph", "made_up_model:number", code=1)
+    assert "made_up_model has no nothing" in run("graph", "made_up_model:nothing", code=1)
+    assert "cannot be imported" in run("graph", "no_such_module:f", code=1)
+    assert "expected 'digits' or MODULE:FUNCTION" in run("graph", "neither", code=1)
+
+
+# ---- doctor ---------------------------------------------------------------------------------------------------
+
+
+def test_doctor_checks_every_kind_of_kernel() -> None:
+    report = json.loads(run("doctor", "--json"))
+    assert report["ok"]
+    names = {c["name"].split(" (")[0] for c in report["checks"] if c["group"] == "kernels"}
+    families = {op.lowering.family for op in OPS.values() if isinstance(op.lowering, Kernel)}
+    assert names == {*families, "pointwise", "reduce", "random"}
+    assert {"python", "torch", "triton", "numpy"} <= {c["name"] for c in report["checks"]}
+
+
+def test_doctor_says_what_is_broken_and_how_to_mend_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLAME_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setattr(doctor, "representatives", dict)
+    text = run("doctor", code=1)
+    assert "BAD folder: DeviceError" in text and "to mend it: set FLAME_CACHE_DIR" in text and "1 broken" in text
+
+
+def test_doctor_sees_what_is_wrong_with_versions_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_ranges", lambda: {"torch": ">=99", "numpy": ">=1.0,<99"})
+    monkeypatch.setattr(doctor, "OPTIONAL", ("no-such-package",))
+    monkeypatch.setattr(doctor, "representatives", dict)
+    monkeypatch.setenv("FLAME_CACHE_DIR", str(tmp_path))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "k_0.py").write_text("# sha256: 0\nx = 1\n")
+    tmp_path.chmod(0o777)
+    checks = {c.name: c for c in doctor.examine()}
+    assert not checks["torch"].ok and "needs >=99" in checks["torch"].value and "torch>=99" in checks["torch"].advice
+    assert checks["numpy"].ok and checks["no-such-package"].ok
+    assert not checks["permissions"].ok and "chmod 700" in checks["permissions"].advice
+    assert checks["contents"].ok and "1 damaged" in checks["contents"].value
+
+
+def test_doctor_sees_a_kernel_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = doctor.representatives()["pointwise"]
+    monkeypatch.setattr(doctor, "representatives", lambda: {"pointwise": case})
+    monkeypatch.setattr(doctor, "evaluate", lambda outputs, feeds: [ft.evaluate(v, feeds) + 1 for v in outputs])
+    (check,) = doctor._kernels()
+    assert not check.ok and "relative RMS error" in check.value and check.advice
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "fits"),
+    [
+        ("3.7.1", ">=3.6,<3.10", True),
+        ("3.10.0", ">=3.6,<3.10", False),
+        ("2.13.0+cpu", ">=2.11", True),
+        ("2.9", ">=2.11", False),
+        ("1.0", "", True),
+        ("1.0", "==1.0", True),
+    ],
+)
+def test_version_ranges(version: str, wanted: str, fits: bool) -> None:
+    assert doctor._within(version, wanted) == fits

@@ -1,0 +1,36 @@
+"""The examples run and do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_mlp_learns_to_read() -> None:
+    pytest.importorskip("sklearn")
+    assert load("mlp").main(steps=150) > 0.9
+
+
+def test_gradient_agrees_with_float64() -> None:
+    found, exact = load("gradient").main()
+    assert abs(found - exact) < 1e-6 * exact
+
+
+def test_every_example_is_tested() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [p.stem for p in EXAMPLES.glob("*.py") if f'load("{p.stem}")' not in text] == []
