@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from . import __version__
+from . import __version__, config
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
 from .ir.node import Value
@@ -39,7 +39,7 @@ class _Commands(TyperGroup):
         except FlameError as error:
             if ctx.params.get("debug"):
                 raise
-            _errors().print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+            _console(stderr=True).print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
             raise typer.Exit(3 if isinstance(error, NonFiniteError) else 1) from None
 
 
@@ -48,8 +48,8 @@ def _plain(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def _errors() -> Console:
-    return Console(stderr=True)
+def _console(stderr: bool = False) -> Console:
+    return Console(stderr=stderr, no_color=config.no_color())
 
 
 class GraphFormat(StrEnum):
@@ -147,7 +147,7 @@ def train_digits(
     changes = {name: value for name, value in given.items() if value is not None}
     drawing = demo.Drawing(guidance=guidance, steps=sampling_steps, seed=seed or 0)
     order = demo.Order(changes, device, runs, run, resume, log_every, save_every, keep, drawing, proof)
-    report = demo.run_demo(order, demo.Voice(Console(stderr=as_json)))
+    report = demo.run_demo(order, demo.Voice(_console(stderr=as_json)))
     if as_json:
         print(json.dumps(report))
     if report["interrupted"]:
@@ -174,7 +174,7 @@ def sample(
     named = Path(run)
     root, name = (named.parent, named.name) if len(named.parts) > 1 else (runs, run)
     drawing = demo.Drawing(per_class, guidance, sampling_steps, seed)
-    report = demo.sample(folder.RunFolder(root, name), device, drawing, output, demo.Voice(Console(stderr=as_json)))
+    report = demo.sample(folder.RunFolder(root, name), device, drawing, output, demo.Voice(_console(stderr=as_json)))
     if as_json:
         print(json.dumps(report))
 
@@ -187,7 +187,7 @@ def doctor(as_json: Json = False) -> None:
     """Check versions, device, cache and every kind of kernel. Exit code 1 if something is broken."""
     from .doctor import examine
 
-    checks, say, group = [], Console(), ""
+    checks, say, group = [], _console(), ""
     for check in examine():
         checks.append(check)
         if as_json:

@@ -156,6 +156,14 @@ def test_train_says_what_is_wrong(trained: tuple[Path, dict[str, Any]], tmp_path
         assert "no NVIDIA GPU" in run(*command, "--device", "cuda", code=1)
 
 
+def test_a_run_that_diverges_stops_and_names_the_line(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    text = run("train", "digits", "--runs", str(tmp_path), "--lr", "1e30", *SMALL, code=3)
+    assert re.search(r"error: step \d+: .* not finite; the step was not taken", text)
+    assert re.search(r"\(?\w+\)? .*makes \d+ (NaN|infinite)", text) and "digits_model.py:" in text
+
+
 def test_a_missing_extra_is_named_before_anything_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
     text = run("train", "digits", "--runs", str(tmp_path / "runs"), code=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import flame_triton as ft
 from flame_triton.errors import ArgumentError, NonFiniteError, StateError
@@ -142,6 +144,16 @@ def test_ctrl_c_saves_a_checkpoint_and_stops(tmp_path: Path) -> None:
     assert [p.name for p in place.checkpoints()] == ["checkpoint-7.safetensors"]
     assert log.read(place.log)[-1]["step"] == 7
     assert bits(digits.resume(place.latest(), data, "reference").state) == bits(run.state)
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_lines(tmp_path: Path) -> None:
+    for terminal in (True, False):
+        run, text = digits.begin(SMALL, toy(), "reference"), io.StringIO()
+        console = Console(file=text, force_terminal=terminal, width=120)
+        loop.train(run.training, folder.RunFolder(tmp_path, f"run-{terminal}"), 20, console=console)
+        assert "loss" in text.getvalue() and "steps/s" in text.getvalue()
+        assert ("\x1b" in text.getvalue()) == terminal and ("20/20" in text.getvalue()) == terminal
+        assert text.getvalue().count("step 20 of 20") == (0 if terminal else 1)
 
 
 def test_a_bad_batch_ends_the_run_before_it_does_harm(tmp_path: Path) -> None:

@@ -114,7 +114,11 @@ def _empty(shape: tuple[int, ...], kind: torch.dtype, memory: str) -> Tensor:
 
 def fresh(type: TensorType, memory: str) -> Tensor:
     """An uninitialised dense tensor for the user, counted until it is garbage."""
-    tensor = _empty(type.shape, _TORCH[type.dtype], memory)
+    return _counted(_empty(type.shape, _TORCH[type.dtype], memory), type, memory)
+
+
+def _counted(tensor: Tensor, type: TensorType, memory: str) -> Tensor:
+    """The tensor, its bytes counted until it is garbage."""
     size, held = rounded(type.nbytes), counter(memory)
     held._take(size)
     weakref.finalize(tensor, held._give, size).atexit = False
@@ -210,7 +214,11 @@ class Place:
 
     def fresh(self) -> Tensor:
         """A tensor of its own with these values, on the same memory."""
-        result = fresh(self.type, self.buffer.memory)
+        try:  # this is done for every output of every step, and new_empty finds the device quicker than empty does
+            tensor = self.tensor.new_empty(self.type.shape)
+        except RuntimeError:
+            tensor = _empty(self.type.shape, _TORCH[self.type.dtype], self.buffer.memory)  # says what is wrong
+        result = _counted(tensor, self.type, self.buffer.memory)
         result.copy_(self.tensor, non_blocking=True)
         return result
 
