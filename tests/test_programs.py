@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import numpy as np
@@ -157,3 +158,17 @@ def test_zero_sized_inputs_launch_nothing() -> None:
 
 def test_device_module_is_what_compile_uses() -> None:
     assert compile_module.target is device_module.target
+
+
+@pytest.mark.gpu
+def test_peak_bytes_is_what_torch_allocated() -> None:
+    """State, arena, staging, outputs and tables, to the byte; a captured graph's own pool holds no tensor of ours."""
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    _, program, arrays = _step()
+    held = program(*arrays)
+    gc.collect()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() - before == program.peak_bytes
+    del held
