@@ -91,6 +91,12 @@ def fuse(graph: Graph, target: Target) -> Graph:
     return _Fuser(graph, target).run()
 
 
+def _cost(node: Node) -> int:
+    """Instructions per element, by the op's own count; views and reductions cost nothing of their own."""
+    lowering = node.op.lowering
+    return lowering.cost if isinstance(lowering, Pointwise | Generator) else 0
+
+
 def _is_pointwise(value: Value) -> bool:
     return isinstance(value.node.op.lowering, Pointwise | Generator)
 
@@ -191,7 +197,7 @@ class _Fuser:
             starts = [(v, IndexMap.dense(v.shape)) for v in node.inputs]
         reads: list[tuple[Value, IndexMap]] = []
         seen: set[tuple[Value, IndexMap]] = set()
-        cost: int = 0 if isinstance(lowering, View | Reduce) else lowering.cost  # type: ignore[union-attr]
+        cost = _cost(node)
         while starts:
             v, index = starts.pop()
             if (v, index) in seen:
@@ -202,7 +208,7 @@ class _Fuser:
             elif isinstance(v.node.op.lowering, View):
                 starts.append((v.node.inputs[0], view_map(v.node).then(index)))
             else:
-                cost += v.node.op.lowering.cost  # type: ignore[union-attr]
+                cost += _cost(v.node)
                 starts.extend((u, index) for u in v.node.inputs)
         reduce: str | None = None
         size = value.size

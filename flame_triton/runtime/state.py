@@ -31,8 +31,9 @@ class State:
     """One buffer per parameter, in one allocation; programs read and update it in place.
 
     values: parameters (`ft.parameter`), each with a name of its own; one without a name is called "parameter_0",
-    "parameter_1", ... in order, and modules whose names coincide are told apart as "weight", "weight_1", ... seed: what initialisers draw from; each parameter has its own generator, made from
-    the seed and its name, so that one more parameter changes none of the others. device: default the process's own.
+    "parameter_1", ... in order, and modules whose names coincide are told apart as "weight", "weight_1", ...
+    seed: what initialisers draw from; each parameter has its own generator, made from the seed and its name, so that
+    one more parameter changes none of the others. device: default the process's own.
 
     Raises StateError for equal names, for a Value that is no parameter and for an initialiser of the wrong shape;
     OutOfMemoryError.
