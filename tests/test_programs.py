@@ -162,7 +162,8 @@ def test_device_module_is_what_compile_uses() -> None:
 
 @pytest.mark.gpu
 def test_peak_bytes_is_what_torch_allocated() -> None:
-    """State, arena, staging, outputs and tables, to the byte; a captured graph's own pool holds no tensor of ours."""
+    """State, arena, staging, outputs and tables, to the byte. Apart from them torch keeps two words of its random
+    generator, 512 bytes each, for a captured graph; the graph's own pool holds no tensor of ours."""
     gc.collect()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -170,5 +171,5 @@ def test_peak_bytes_is_what_torch_allocated() -> None:
     held = program(*arrays)
     gc.collect()
     torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() - before == program.peak_bytes
+    assert torch.cuda.memory_allocated() - before - program.peak_bytes in (0, 1024)
     del held

@@ -112,6 +112,9 @@ def _empty(shape: tuple[int, ...], kind: torch.dtype, memory: str) -> Tensor:
         raise OutOfMemoryError(f"{wanted:,} bytes do not fit on {memory}: {available:,} are available") from error
 
 
+_alive: set[weakref.ref[Tensor]] = set()
+
+
 def fresh(type: TensorType, memory: str) -> Tensor:
     """An uninitialised dense tensor for the user, counted until it is garbage."""
     return _counted(_empty(type.shape, _TORCH[type.dtype], memory), type, memory)
@@ -121,7 +124,12 @@ def _counted(tensor: Tensor, type: TensorType, memory: str) -> Tensor:
     """The tensor, its bytes counted until it is garbage."""
     size, held = rounded(type.nbytes), counter(memory)
     held._take(size)
-    weakref.finalize(tensor, held._give, size).atexit = False
+
+    def gone(reference: weakref.ref[Tensor]) -> None:
+        _alive.discard(reference)
+        held._give(size)
+
+    _alive.add(weakref.ref(tensor, gone))  # lighter than weakref.finalize, which every output of every step would pay
     return tensor
 
 
@@ -412,7 +420,13 @@ def synchronize(memory: str) -> None:
 
 def current_stream(memory: str) -> torch.cuda.Stream | None:
     """The CUDA stream that work is queued on now; None on the CPU."""
-    return None if memory == "cpu" else torch.cuda.current_stream(memory)
+    return None if memory == "cpu" else torch.cuda.current_stream(_index(memory))
+
+
+@cache
+def _index(memory: str) -> int | None:
+    """The device's number: torch takes it quicker than a name."""
+    return torch.device(memory).index
 
 
 def wait_for(memory: str, earlier: torch.cuda.Stream | None) -> torch.cuda.Stream | None:

@@ -154,7 +154,7 @@ def _efficiency(config: Config, problem: Problem, arch: int) -> float:
     if arch >= 90 and config.BLOCK_M >= 64 and config.num_warps >= 4:  # wgmma
         part = {256: 1.0, 128: 0.9, 64: 0.65, 32: 0.4}.get(config.BLOCK_N, 0.25)
         area = config.BLOCK_M * config.BLOCK_N
-        if area >= 4096 * config.num_warps:
+        if area >= 16384 and config.num_warps == 4:
             part *= 0.5  # 128 accumulators a thread leave no registers for an epilogue
         # Measured on an H200 (docs/measurements.md): short products do not pay for large tiles.
         return part * 0.7 if area > 8192 and problem.K < 2048 else part
