@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from ..errors import ArgumentError
 from ..ir.graph import Graph
@@ -37,10 +39,24 @@ def optimise(
         ("legalise", lambda g: batch(simplify(legalise(g, target)))),
         ("fuse", lambda g: fuse(g, target)),
     ]
-    if dump:
-        dump("build", graph)
-    for name, run in passes[: STAGES.index(stage)]:
-        graph = run(graph)
+    with without_collection():
         if dump:
-            dump(name, graph)
+            dump("build", graph)
+        for name, run in passes[: STAGES.index(stage)]:
+            graph = run(graph)
+            if dump:
+                dump(name, graph)
     return graph
+
+
+@contextmanager
+def without_collection() -> Generator[None, None, None]:
+    """No garbage collection inside: passes make many nodes and drop none, and walking them over and over doubles their
+    cost."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.graph import Graph, topological
+from ..ir.graph import Graph
 from ..ir.node import Node, Value, attr_key, derived_from, rebuild
 from ..ir.op import Leaf, Pointwise, call
 
@@ -63,9 +63,14 @@ class _Merger:
         if value in self.settled:
             return value
         table = self.settled
-        for fresh in topological([value], stop=table):
-            if any(v in table for v in fresh.outputs):
-                continue
+        new: set[Node] = set()
+        stack = [value.node]
+        while stack:
+            node = stack.pop()
+            if node not in new and not any(v in table for v in node.outputs):
+                new.add(node)
+                stack.extend(v.node for v in node.inputs)
+        for fresh in sorted(new, key=lambda n: n.id):
             inputs = tuple(table.get(v, v) for v in fresh.inputs)
             outputs = self._settle(fresh if inputs == fresh.inputs else rebuild(fresh, inputs))
             for old, new in zip(fresh.outputs, outputs, strict=True):

@@ -12,7 +12,7 @@ from ..codegen.configs import heuristic
 from ..codegen.region import Generated, generate, streams_of
 from ..errors import CompileError
 from ..graph.access import map_onto, matrix_strides, views_below
-from ..graph.pipeline import optimise
+from ..graph.pipeline import optimise, without_collection
 from ..graph.plan import Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
@@ -31,9 +31,9 @@ def lower(graph: Graph, updates: Mapping[Value, Value], target: Target) -> Sched
     fresh = [make("stop_gradient", [v]).out if isinstance(v.node.op.lowering, Leaf) else v for v in updates.values()]
     whole = Graph(graph.inputs, (*graph.outputs, *fresh))
     whole.check_closed()
-    lowering = Lowering(optimise(whole, target=target), target)
-    count = len(graph.outputs)
-    return lowering.finish(count, list(updates))
+    with without_collection():
+        lowering = Lowering(optimise(whole, target=target), target)
+        return lowering.finish(len(graph.outputs), list(updates))
 
 
 class Lowering:
