@@ -63,14 +63,14 @@ class _Merger:
         if value in self.settled:
             return value
         table = self.settled
-        new: set[Node] = set()
+        built: set[Node] = set()
         stack = [value.node]
         while stack:
             node = stack.pop()
-            if node not in new and not any(v in table for v in node.outputs):
-                new.add(node)
+            if node not in built and not any(v in table for v in node.outputs):
+                built.add(node)
                 stack.extend(v.node for v in node.inputs)
-        for fresh in sorted(new, key=lambda n: n.id):
+        for fresh in sorted(built, key=lambda n: n.id):
             inputs = tuple(table.get(v, v) for v in fresh.inputs)
             outputs = self._settle(fresh if inputs == fresh.inputs else rebuild(fresh, inputs))
             for old, new in zip(fresh.outputs, outputs, strict=True):
