@@ -1,57 +1,25 @@
-"""How nodes of the hand-written kernel families other than matmul become launches."""
+"""How multi-tensor maps and sums become launches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..codegen.foreach import generate_body
-from ..codegen.region import generate
-from ..graph.plan import Argument, ConstantTable, KernelRef, Operand, PointerTable, Slot
-from ..ir.graph import Graph
-from ..ir.node import Node, make
-from ..ir.op import OPS, call
-from ..kernels.portable import foreach as foreach_kernel
-from ..kernels.portable import indexing
-from ..types import TensorType
+from ...codegen.foreach import generate_body
+from ...codegen.region import generate
+from ...graph.plan import Argument, ConstantTable, KernelRef, Operand, PointerTable, Slot
+from ...ir.graph import Graph
+from ...ir.node import Node, make
+from ...ir.op import OPS, call
+from ...kernels.portable import foreach as foreach_kernel
+from ...types import TensorType
 
 if TYPE_CHECKING:
-    from .lower import Lowering
+    from ..lower import Lowering
 
-_PACKAGE = "flame_triton.kernels.portable"
+_MODULE = "flame_triton.kernels.portable.foreach"
 PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
-
-
-def gather(lowering: Lowering, node: Node) -> None:
-    """out[i, :] = table[index[i], :]; inputs: table [rows, width], index [n]."""
-    table, index = node.inputs
-    (rows, width), count = table.shape, index.size
-    config = indexing.gather_heuristic(count, width, lowering.target.interpreted)
-    out = lowering.slots[node.out]
-    args: list[Argument] = [lowering.operand(table), lowering.operand(index), Operand(out, node.type.dtype)]
-    args += [count, rows, width, width, width]
-    lowering.emit(
-        node, KernelRef(f"{_PACKAGE}.indexing", "gather_rows"), indexing.gather_grid(count, width, config), args,
-        {"BLOCK_I": config.BLOCK_I, "BLOCK_W": config.BLOCK_W}, {"num_warps": config.num_warps},
-        [lowering.slot(table), lowering.slot(index)], [out], "gather",
-    )  # fmt: skip
-
-
-def scatter_add(lowering: Lowering, node: Node) -> None:
-    """out[r, :] = sum of g[i, :] where index[i] = r; inputs: index [n], g [n, width]."""
-    index, g = node.inputs
-    (rows, width), count = node.type.shape, index.size
-    config = indexing.scatter_heuristic(count, rows, width, lowering.target.interpreted)
-    out = lowering.slots[node.out]
-    args: list[Argument] = [lowering.operand(g), lowering.operand(index), Operand(out, node.type.dtype)]
-    args += [count, rows, width, width, width]
-    constexprs = {"BLOCK_R": config.BLOCK_R, "BLOCK_W": config.BLOCK_W, "BLOCK_I": config.BLOCK_I, "SCAN": config.SCAN}
-    lowering.emit(
-        node, KernelRef(f"{_PACKAGE}.indexing", "scatter_add_rows"), indexing.scatter_grid(rows, width, config), args,
-        constexprs, {"num_warps": config.num_warps}, [lowering.slot(index), lowering.slot(g)], [out], "scatter_add",
-    )  # fmt: skip
 
 
 def foreach(lowering: Lowering, node: Node) -> None:
@@ -138,7 +106,7 @@ def _launch_rows(
         "CHUNK": config.CHUNK,
     }
     args: list[Argument] = [table, ConstantTable(chunks), scalars, *([partials] if partials else [])]
-    kernel = KernelRef(f"{_PACKAGE}.foreach", "foreach_sum" if partials else "foreach")
+    kernel = KernelRef(_MODULE, "foreach_sum" if partials else "foreach")
     reads = [lowering.slot(v) for v in node.inputs]
     lowering.emit(
         node, kernel, (len(chunks),), args, constexprs, {"num_warps": config.num_warps}, reads, writes,
@@ -146,9 +114,4 @@ def _launch_rows(
     )  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
-    "gather": gather,
-    "scatter_add": scatter_add,
-    "foreach": foreach,
-    "foreach_sum": foreach_sum,
-}
+FAMILIES = {"foreach": foreach, "foreach_sum": foreach_sum}
