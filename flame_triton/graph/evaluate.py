@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import GraphError, InputError
 from ..ir.graph import Graph
 from ..ir.node import Node, Value
-from ..ir.op import Fused, Leaf
+from ..ir.op import Fused, Leaf, Op
 from ..types import DType, bool_, float64
 
 Array = np.ndarray[Any, Any]
@@ -106,7 +106,7 @@ class Plan:
             if v.dtype.is_low_precision and not self.wide:
                 a = a.astype(np.float32)
             arrays.append(a)
-        result = node.op.ref(*arrays, **self._attrs(node))
+        result = node.op.ref(*arrays, **self._attrs(node.attrs))
         results = (result,) if len(node.outputs) == 1 else result
         for v, a in zip(node.outputs, results, strict=True):
             a = np.asarray(a)
@@ -115,18 +115,20 @@ class Plan:
             env[v] = self._as(a, v.dtype)
 
     def _fused(self, node: Node, env: dict[Value, Array]) -> list[Array]:
-        """A fused node's region on the values of its operands; a fused matmul's first operand is the product."""
+        """A fused node's region on the values of its operands; that of a kernel with an epilogue gets its result."""
         region: Graph = node.attrs["region"]
         arrays = [env[v] for v in node.inputs]
-        if node.op.name == "fused_matmul":
-            product = region.inputs[0].dtype
-            wide = float64 if self.wide else node.inputs[0].dtype.compute
-            a, b = (x.astype(wide.numpy, copy=False) for x in arrays[:2])
-            arrays = [self._as(np.matmul(a, b), product), *arrays[2:]]
+        if "kernel" in node.attrs:
+            count = len(node.inputs) - len(region.inputs) + 1
+            kernel: Op = node.attrs["kernel"]
+            wide = [float64.numpy if self.wide and v.dtype.is_float else v.dtype.compute.numpy for v in node.inputs]
+            operands = [a.astype(t, copy=False) for a, t in zip(arrays[:count], wide, strict=False)]
+            made = np.asarray(kernel.ref(*operands, **self._attrs(node.attrs["attrs"])))
+            arrays = [self._as(made, region.inputs[0].dtype), *arrays[count:]]
         return Plan(region, self.wide).run(dict(zip(region.inputs, arrays, strict=True)))
 
-    def _attrs(self, node: Node) -> Mapping[str, Any]:
+    def _attrs(self, attrs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Attributes that name a floating dtype are widened with the values."""
         if not self.wide:
-            return node.attrs
-        return {k: float64 if isinstance(a, DType) and a.is_float else a for k, a in node.attrs.items()}
+            return attrs
+        return {k: float64 if isinstance(a, DType) and a.is_float else a for k, a in attrs.items()}

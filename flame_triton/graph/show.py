@@ -105,7 +105,7 @@ def _label(node: Node, name: Callable[[Value], str]) -> str:
     if "region" in node.attrs:
         words = region_summary(node.attrs["region"]).split()
         shown = " ".join(words[:6]) + (" ..." if len(words) > 6 else "")
-        return f"{'matmul + ' if node.op.name == 'fused_matmul' else ''}{shown}"
+        return f"{node.attrs['kernel'].name} + {shown}" if "kernel" in node.attrs else shown
     return node.op.name
 
 

@@ -75,9 +75,24 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Kernel:
-    """family: a name in kernels/; the runtime knows its contract."""
+    """family: a name in kernels/; the runtime knows its contract.
+
+    takes: how each operand may lie in memory (the last word holds for all that follow); fusion makes a listed copy of
+    what does not:
+        "dense"    row-major, reshaped at most
+        "matrix"   one strided view with unit stride in one of its last two axes and a regular batch
+        "strided"  one strided view with unit stride in the last axis
+        "any"      one strided view, stride 0 included
+    epilogue: the kernel ends in a call with its accumulator, and pointwise readers of its only result may join it.
+    """
 
     family: str
+    takes: tuple[str, ...] = ("dense",)
+    epilogue: bool = False
+
+    def layout(self, position: int) -> str:
+        """How operand `position` may lie in memory."""
+        return self.takes[min(position, len(self.takes) - 1)]
 
 
 @dataclass(frozen=True)

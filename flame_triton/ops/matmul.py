@@ -52,7 +52,7 @@ def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:
 @define(
     "matmul",
     infer=_type,
-    lowering=Kernel("matmul"),
+    lowering=Kernel("matmul", takes=("matrix",), epilogue=True),
     ref=_ref,
     vjp=_vjp,
     samples=samples(
