@@ -202,8 +202,8 @@ class Lowering:
     ) -> None:
         """Launch a kernel that ends in EPILOGUE(acc, b, m, n, mask, ptrs).
 
-        args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple is pointers of the epilogue's operands and results, the number of
-        matrices, M, and the streams of random draws.
+        args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple holds pointers of the
+        epilogue's operands and results, the number of matrices, M, and the streams of random draws.
         """
         made = generate(call.region, call.roles, call.region.inputs[0])
         results = [self.slots[v] for v in call.node.outputs]
