@@ -17,6 +17,7 @@ from . import (
     reduce,
     softmax,
     view,
+    window,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "reduce",
     "softmax",
     "view",
+    "window",
 ]
