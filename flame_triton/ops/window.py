@@ -3,9 +3,9 @@
 windows      element (k, o) reads x[o * stride + k * dilation]: one strided view, overlapping, no copy
 overlap_add  y[h] = sum of g[k, o] over o * stride + k * dilation = h, which is the gradient of `windows`
 
-The sum over k is an ordinary reduction of a view, `spread`: element (k, h) reads g[k, (h - k * dilation) / stride] where
-that is a whole number within bounds, else 0. So nothing is scattered, the order of the sum is fixed, and every gradient
-is made of the same few ops again. Window axes stand in front of the axes that they slide along.
+The sum over k is an ordinary reduction of a view, `spread`: element (k, h) reads g[k, (h - k * dilation) / stride]
+where that is a whole number within bounds, else 0. So nothing is scattered, the order of the sum is fixed, and every
+gradient is made of the same few ops again. Window axes stand in front of the axes that they slide along.
 """
 
 from __future__ import annotations
@@ -378,7 +378,7 @@ def unfold(
     padding: int | Sequence[int] = 0,
     stride: int | Sequence[int] = 1,
 ) -> Value:
-    """im2col: [N, C, H, W] -> [N, C * kh * kw, L], one column for each of the L windows, as in torch; N may be missing."""
+    """im2col: [N, C, H, W] or [C, H, W] -> [..., C * kh * kw, L], one column for each of the L windows, as in torch."""
     x = as_value(input)
     if x.ndim not in (3, 4):
         raise ShapeError(f"needs [N, C, H, W] or [C, H, W], got {x.shape}")
