@@ -13,10 +13,12 @@ from . import (
     loss,
     matmul,
     norm,
+    pool,
     random,
     reduce,
     softmax,
     view,
+    window,
 )
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "loss",
     "matmul",
     "norm",
+    "pool",
     "random",
     "reduce",
     "softmax",
     "view",
+    "window",
 ]
