@@ -17,8 +17,11 @@ from . import (
     matmul,
     matrix,
     norm,
+    parts,
     random,
+    ranges,
     reduce,
+    shape,
     softmax,
     view,
 )
@@ -40,8 +43,11 @@ __all__ = [
     "matmul",
     "matrix",
     "norm",
+    "parts",
     "random",
+    "ranges",
     "reduce",
+    "shape",
     "softmax",
     "view",
 ]
