@@ -206,6 +206,17 @@ from .ops.norm import (
     layer_norm,
     rms_norm,
 )
+from .ops.parts import (
+    column_stack,
+    dsplit,
+    dstack,
+    hsplit,
+    hstack,
+    split_with_sizes,
+    tensor_split,
+    vsplit,
+    vstack,
+)
 from .ops.random import (
     bernoulli,
     dropout,
@@ -214,6 +225,11 @@ from .ops.random import (
     randint,
     rng_seed,
     uniform,
+)
+from .ops.ranges import (
+    geomspace,
+    linspace,
+    logspace,
 )
 from .ops.reduce import (
     all,
@@ -228,6 +244,25 @@ from .ops.reduce import (
     std,
     sum,
     var,
+)
+from .ops.shape import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_tensors,
+    clone,
+    expand_as,
+    fliplr,
+    flipud,
+    moveaxis,
+    positive,
+    ravel,
+    reshape_as,
+    rot90,
+    select,
+    t,
+    unflatten,
+    unsqueeze,
 )
 from .ops.softmax import (
     log_softmax,
@@ -284,8 +319,16 @@ subtract = sub
 true_divide = div
 # Of the mathematics in matrix products, special functions, statistics and views.
 adjoint = matrix_transpose
+array_split = tensor_split
+broadcast_arrays = broadcast_tensors
+contiguous = clone
+copy = clone
 ger = outer
+movedim = moveaxis
+row_stack = vstack
+swapdims = swapaxes
 vdot = dot
+view_as = reshape_as
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -371,7 +414,15 @@ __all__ = [
     "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
     # distance
     "cdist", "cosine_similarity", "dist", "pairwise_distance",
+    # shape
+    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
+    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze",
+    # parts
+    "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
+    # ranges
+    "geomspace", "linspace", "logspace",
     # other names of mathematics
-    "adjoint", "ger", "vdot",
+    "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
+    "vdot", "view_as",
 ]
 # fmt: on

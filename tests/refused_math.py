@@ -66,11 +66,41 @@ MATRICES = [
     ("cosine_similarity", lambda: ft.cosine_similarity(b(3, 2), b(3, 2)), DTypeError, "bool"),
     ("dist", lambda: ft.dist(f(3), f(4)), ShapeError, "broadcast"),
 ]
+SHAPES = [
+    ("unsqueeze", lambda: ft.unsqueeze(f(3), 2), ShapeError, "dim 2"),
+    ("moveaxis", lambda: ft.moveaxis(f(3, 4), (0, 1), 0), ShapeError, "as many different axes"),
+    ("t", lambda: ft.t(f(3, 4, 5)), ShapeError, "at most two"),
+    ("select", lambda: ft.select(f(3, 4), 0, 3), ShapeError, "index 3"),
+    ("unflatten", lambda: ft.unflatten(f(3, 4), 1, (3, -1)), ShapeError, "multiply to axis 1"),
+    ("reshape_as", lambda: ft.reshape_as(f(3, 4), f(5)), ShapeError, "cannot reshape"),
+    ("expand_as", lambda: ft.expand_as(f(3, 4), f(4)), ShapeError, "cannot broadcast"),
+    ("broadcast_tensors", lambda: ft.broadcast_tensors(f(3), f(4)), ShapeError, "do not broadcast"),
+    ("fliplr", lambda: ft.fliplr(f(3)), ShapeError, "two axes"),
+    ("flipud", lambda: ft.flipud(f()), ShapeError, "dimensions"),
+    ("rot90", lambda: ft.rot90(f(3)), ShapeError, "two axes"),
+    ("rot90", lambda: ft.rot90(f(3, 3), 1, (0, -2)), ArgumentError, "twice"),
+    ("positive", lambda: ft.positive(b(3)), DTypeError, "bool"),
+    ("hstack", lambda: ft.hstack([]), ArgumentError, "at least one"),
+    ("vstack", lambda: ft.vstack([]), ArgumentError, "at least one"),
+    ("dstack", lambda: ft.dstack([]), ArgumentError, "at least one"),
+    ("column_stack", lambda: ft.column_stack([]), ArgumentError, "at least one"),
+    ("split_with_sizes", lambda: ft.split_with_sizes(f(5), 2), ArgumentError, "use split"),
+    ("tensor_split", lambda: ft.tensor_split(f(5), 0), ArgumentError, "positive"),
+    ("tensor_split", lambda: ft.tensor_split(f(), 1), ShapeError, "dimensions"),
+    ("hsplit", lambda: ft.hsplit(f(5), 2), ArgumentError, "do not divide"),
+    ("vsplit", lambda: ft.vsplit(f(4), 2), ShapeError, "at least 2"),
+    ("dsplit", lambda: ft.dsplit(f(4, 4), 2), ShapeError, "at least 3"),
+    ("repeat", lambda: ft.repeat(f(5), (1, 2)), ShapeError, "2 repeats for 5"),
+    ("linspace", lambda: ft.linspace(0, 1, -1), ArgumentError, "num"),
+    ("logspace", lambda: ft.logspace(0, 1, dtype="bool"), DTypeError, "bool"),
+    ("geomspace", lambda: ft.geomspace(-1, 1), ArgumentError, "one sign"),
+]
 # fmt: on
 
-REFUSED = [*MATRICES]
+REFUSED = [*MATRICES, *SHAPES]
 
 ACCEPTS_ALL = {
     *("diagflat", "trace", "cartesian_prod", "inner", "kron", "vector_norm"),  # as diag, diagonal, meshgrid, norm
+    *("ravel", "clone", "atleast_1d", "atleast_2d", "atleast_3d"),
 }
 """Functions with nothing to refuse that their siblings in the table do not show."""

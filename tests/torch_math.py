@@ -99,6 +99,21 @@ MATRICES: dict[str, Callable[..., Any]] = {
     "vector_norm": vector_norm,
 }
 
-TORCH: dict[str, Callable[..., Any]] = {**MATRICES}
+
+def spaced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """linspace and its kin: whatever the dtype, the oracle computes in float64."""
+    return lambda *args, dtype="float32", **kwargs: function(*args, **kwargs)
+
+
+SHAPES: dict[str, Callable[..., Any]] = {
+    **named("unsqueeze t select ravel unflatten atleast_1d atleast_2d atleast_3d broadcast_tensors", torch),
+    **named("fliplr flipud rot90 clone positive hstack vstack dstack column_stack hsplit vsplit dsplit", torch),
+    **named("moveaxis", torch),
+    **named("split_with_sizes tensor_split", torch, renamed),
+    **named("reshape_as expand_as", torch.Tensor),
+    **named("linspace logspace geomspace", np, spaced),
+}
+
+TORCH: dict[str, Callable[..., Any]] = {**MATRICES, **SHAPES}
 
 WITHOUT_TWIN: dict[str, str] = {}

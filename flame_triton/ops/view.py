@@ -147,7 +147,7 @@ def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
     return x if order == tuple(range(x.ndim)) else make("transpose", [x], axes=order).out
 
 
-@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))))
+@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))), aliases=("swapdims",))
 def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged."""
     x = as_value(x)
