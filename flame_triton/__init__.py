@@ -17,6 +17,7 @@ config.interpreted()
 
 from .graph.autodiff import grad
 from .graph.evaluate import evaluate
+from .graph.fused import fused
 from .ir.node import Value
 from .ops.activation import (
     elu,
@@ -56,6 +57,9 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.custom import (
+    custom_op,
 )
 from .ops.elementary import (
     acos,
@@ -304,6 +308,8 @@ __all__ = [
     "bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform",
     # foreach
     "foreach", "foreach_sum",
+    # the open end
+    "custom_op", "fused",
     # other names
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
     "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
