@@ -60,6 +60,15 @@ from .ops.attention import (
 )
 from .ops.custom import (
     custom_op,
+from .ops.distance import (
+    cdist,
+    cosine_similarity,
+    dist,
+    pairwise_distance,
+)
+from .ops.einsum import (
+    einsum,
+    tensordot,
 )
 from .ops.elementary import (
     acos,
@@ -126,6 +135,26 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.linear_algebra import (
+    addbmm,
+    addmm,
+    addmv,
+    addr,
+    baddbmm,
+    bilinear,
+    chain_matmul,
+    cross,
+    dot,
+    inner,
+    kron,
+    matrix_norm,
+    matrix_power,
+    multi_dot,
+    mv,
+    outer,
+    vecdot,
+    vector_norm,
+)
 from .ops.logic import (
     equal,
     greater,
@@ -154,8 +183,27 @@ from .ops.loss import (
     smooth_l1_loss,
 )
 from .ops.matmul import (
+    bmm,
     linear,
     matmul,
+    mm,
+)
+from .ops.matrix import (
+    block_diag,
+    cartesian_prod,
+    diag,
+    diag_embed,
+    diagflat,
+    diagonal,
+    eye,
+    indices,
+    matrix_transpose,
+    meshgrid,
+    trace,
+    tri,
+    tril_indices,
+    triu_indices,
+    vander,
 )
 from .ops.norm import (
     layer_norm,
@@ -217,7 +265,6 @@ arctan = atan
 arctan2 = atan2
 arctanh = atanh
 astype = cast
-bmm = matmul
 cat = concat
 clip = clamp
 concatenate = concat
@@ -229,7 +276,6 @@ ge = greater_equal
 gt = greater
 le = less_equal
 lt = less
-mm = matmul
 multiply = mul
 ne = not_equal
 negative = neg
@@ -239,6 +285,10 @@ power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
+# Of the mathematics in matrix products, special functions, statistics and views.
+adjoint = matrix_transpose
+ger = outer
+vdot = dot
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -312,7 +362,21 @@ __all__ = [
     "custom_op", "fused",
     # other names
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
-    "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
+    "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt",
     "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
+    # more of matmul
+    "bmm", "mm",
+    # einsum
+    "einsum", "tensordot",
+    # matrix
+    "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye", "indices",
+    "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander",
+    # linear algebra
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron",
+    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
+    # distance
+    "cdist", "cosine_similarity", "dist", "pairwise_distance",
+    # other names of mathematics
+    "adjoint", "ger", "vdot",
 ]
 # fmt: on

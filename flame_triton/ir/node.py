@@ -206,6 +206,11 @@ class Value:
         """The transpose of a matrix (all axes reversed)."""
         return call("transpose", self)
 
+    @property
+    def mT(self) -> Value:
+        """The last two axes exchanged."""
+        return call("matrix_transpose", self)
+
     def reshape(self, *shape: Any) -> Value:
         return call("reshape", self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 

@@ -48,7 +48,7 @@ def _reshape_simplify(node: Node) -> Value | None:
 @define(
     "reshape",
     infer=_reshape_type,
-    lowering=View(lambda node: _dense(node).reshape(node.type.shape)),
+    lowering=View(lambda node: _dense(node).reshape(node.type.shape), "reshape"),
     ref=lambda x, *, shape: x.reshape(shape),
     vjp=lambda node, g: [call("reshape", g, node.inputs[0].shape)],
     simplify=_reshape_simplify,
@@ -131,7 +131,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 @define(
     "transpose",
     infer=lambda x, *, axes: x.with_shape(tuple(x.shape[a] for a in axes)),
-    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"])),
+    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"]), "permute"),
     ref=lambda x, *, axes: np.transpose(x, axes),
     vjp=lambda node, g: [call("transpose", g, _inverse(node.attrs["axes"]))],
     simplify=_transpose_simplify,
@@ -187,7 +187,7 @@ def _broadcast_simplify(node: Node) -> Value | None:
 @define(
     "broadcast_to",
     infer=_broadcast_type,
-    lowering=View(lambda node: _dense(node).expand(node.type.shape)),
+    lowering=View(lambda node: _dense(node).expand(node.type.shape), "axiswise", ("shape",)),
     ref=lambda x, *, shape: np.broadcast_to(x, shape),
     vjp=_broadcast_vjp,
     simplify=_broadcast_simplify,
@@ -266,7 +266,11 @@ def slice_within(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: S
 @define(
     "slice",
     infer=_slice_type,
-    lowering=View(lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"])),
+    lowering=View(
+        lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"]),
+        "axiswise",
+        ("starts", "sizes", "steps"),
+    ),
     ref=_slice_ref,
     vjp=_slice_vjp,
     simplify=_slice_simplify,
@@ -332,7 +336,9 @@ def pad_with(x: Value, before: Sequence[int], after: Sequence[int], fill: float 
 @define(
     "pad",
     infer=_pad_type,
-    lowering=View(lambda node: _dense(node).pad(node.attrs["before"], node.attrs["after"])),
+    lowering=View(
+        lambda node: _dense(node).pad(node.attrs["before"], node.attrs["after"]), "axiswise", ("before", "after")
+    ),
     ref=_pad_ref,
     vjp=lambda node, g: [slice_within(g, node.attrs["before"], node.inputs[0].shape)],
     samples=samples(
