@@ -15,9 +15,18 @@ from . import config
 # Triton fixes at its first import whether kernels are compiled or interpreted: decide before anybody imports it.
 config.interpreted()
 
-from .graph.autodiff import grad
-from .graph.evaluate import evaluate
-from .ir.node import Value
+from .graph.autodiff import (
+    grad,
+)
+from .graph.evaluate import (
+    evaluate,
+)
+from .graph.fused import (
+    fused,
+)
+from .ir.node import (
+    Value,
+)
 from .ops.activation import (
     elu,
     gelu,
@@ -83,9 +92,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -283,7 +292,18 @@ from .ops.view import (
     swapaxes,
     transpose,
 )
-from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
+from .types import (
+    DType,
+    bfloat16,
+    bool_,
+    dtype,
+    float16,
+    float32,
+    float64,
+    int32,
+    int64,
+    uint8,
+)
 
 # The same functions under the names that NumPy, the array API or torch also give them.
 absolute = abs
@@ -424,5 +444,6 @@ __all__ = [
     # other names of mathematics
     "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
     "vdot", "view_as",
+    "custom_op", "fused",
 ]
 # fmt: on
