@@ -15,18 +15,10 @@ from . import config
 # Triton fixes at its first import whether kernels are compiled or interpreted: decide before anybody imports it.
 config.interpreted()
 
-from .graph.autodiff import (
-    grad,
-)
-from .graph.evaluate import (
-    evaluate,
-)
-from .graph.fused import (
-    fused,
-)
-from .ir.node import (
-    Value,
-)
+from .graph.autodiff import grad
+from .graph.evaluate import evaluate
+from .graph.fused import fused
+from .ir.node import Value
 from .ops.activation import (
     elu,
     gelu,
@@ -65,6 +57,9 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.custom import (
+    custom_op,
 )
 from .ops.distance import (
     cdist,
@@ -292,18 +287,7 @@ from .ops.view import (
     swapaxes,
     transpose,
 )
-from .types import (
-    DType,
-    bfloat16,
-    bool_,
-    dtype,
-    float16,
-    float32,
-    float64,
-    int32,
-    int64,
-    uint8,
-)
+from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
 # The same functions under the names that NumPy, the array API or torch also give them.
 absolute = abs
