@@ -2,6 +2,7 @@
 
 from . import (
     activation,
+    adaptive,
     arithmetic,
     attention,
     elementary,
@@ -16,6 +17,7 @@ from . import (
     pool,
     random,
     reduce,
+    resize,
     softmax,
     view,
     window,
@@ -23,6 +25,7 @@ from . import (
 
 __all__ = [
     "activation",
+    "adaptive",
     "arithmetic",
     "attention",
     "elementary",
@@ -37,6 +40,7 @@ __all__ = [
     "pool",
     "random",
     "reduce",
+    "resize",
     "softmax",
     "view",
     "window",
