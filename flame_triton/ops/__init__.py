@@ -2,6 +2,7 @@
 
 from . import (
     activation,
+    adaptive,
     arithmetic,
     attention,
     custom,
@@ -24,6 +25,7 @@ from . import (
     ranges,
     reduce,
     shape,
+    resize,
     softmax,
     view,
     window,
@@ -31,6 +33,7 @@ from . import (
 
 __all__ = [
     "activation",
+    "adaptive",
     "arithmetic",
     "attention",
     "custom",
@@ -53,6 +56,7 @@ __all__ = [
     "ranges",
     "reduce",
     "shape",
+    "resize",
     "softmax",
     "view",
     "window",
