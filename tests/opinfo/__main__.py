@@ -26,19 +26,7 @@ from flame_triton import config  # noqa: E402
 
 from . import check  # noqa: E402
 from .adapters import ADAPTERS  # noqa: E402
-from .adapters.accepted import accepted  # noqa: E402
 from .draw import op_db  # noqa: E402
-
-
-def run_name(name: str, device: str, most: int) -> tuple[str, check.Tally, float]:
-    """All samples of one name on a device, and its refusals."""
-    start = time.perf_counter()
-    tally = check.Tally()
-    run = check.by_reference if device == "reference" else check.by_kernels(device)
-    for drawn in check.drawn_for(name, most):
-        check.run_sample(name, ADAPTERS[name], drawn, run, device == "reference", tally)
-    check.run_refusals(name, ADAPTERS[name], accepted, tally)
-    return name, tally, time.perf_counter() - start
 
 
 def main() -> int:
@@ -54,7 +42,7 @@ def main() -> int:
     total, report = check.Tally(), {}
     start = time.perf_counter()
     with ProcessPoolExecutor(chosen.workers, get_context("spawn"), initializer=op_db) as pool:
-        jobs = {pool.submit(run_name, name, chosen.device, chosen.most): name for name in names}
+        jobs = {pool.submit(check.run_name, name, chosen.device, chosen.most): name for name in names}
         for job in as_completed(jobs):
             try:
                 name, tally, seconds = job.result()

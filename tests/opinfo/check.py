@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from flame_triton.ir.graph import Graph
 from flame_triton.testing import TOLERANCE, assert_close
 
 from .adapter import Adapter, OutOfScope
+from .adapters import ADAPTERS
+from .adapters.accepted import accepted
 from .draw import Drawn, as_array, op_db, samples, spread
 
 FLOOR = 0.05
@@ -200,7 +203,7 @@ def smallest(name: str, limit: int) -> list[Drawn]:
 # ---- refusals --------------------------------------------------------------------------------------------------
 
 
-def run_refusals(name: str, adapter: Adapter, accepted: Callable[[str, str], str | None], tally: Tally) -> None:
+def run_refusals(name: str, adapter: Adapter, tally: Tally) -> None:
     """Every ErrorInput that concerns us must raise a FlameError that names the op and the line of the adapter."""
     op = op_db()[name]
     if op.error_inputs_func is None:
@@ -242,3 +245,17 @@ def call_refused(op: Any, adapter: Adapter, drawn: Drawn, regex: str) -> None:
         raise AssertionError(f"{type(error).__name__}: {error}; torch refuses it: {torch_says}") from error
     else:
         raise AssertionError(f"accepted, though torch refuses it: {torch_says}")
+
+
+# ---- everything ------------------------------------------------------------------------------------------------
+
+
+def run_name(name: str, device: str, most: int) -> tuple[str, Tally, float]:
+    """All samples of one name on a device, at most `most` of them in float32, and its refusals; seconds taken."""
+    start = time.perf_counter()
+    tally = Tally()
+    run = by_reference if device == "reference" else by_kernels(device)
+    for drawn in drawn_for(name, most):
+        run_sample(name, ADAPTERS[name], drawn, run, device == "reference", tally)
+    run_refusals(name, ADAPTERS[name], tally)
+    return name, tally, time.perf_counter() - start
