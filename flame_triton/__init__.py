@@ -17,6 +17,7 @@ config.interpreted()
 
 from .graph.autodiff import grad
 from .graph.evaluate import evaluate
+from .graph.fused import fused
 from .ir.node import Value
 from .ops.activation import (
     elu,
@@ -56,6 +57,19 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.custom import (
+    custom_op,
+)
+from .ops.distance import (
+    cdist,
+    cosine_similarity,
+    dist,
+    pairwise_distance,
+)
+from .ops.einsum import (
+    einsum,
+    tensordot,
 )
 from .ops.elementary import (
     acos,
@@ -122,6 +136,26 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.linear_algebra import (
+    addbmm,
+    addmm,
+    addmv,
+    addr,
+    baddbmm,
+    bilinear,
+    chain_matmul,
+    cross,
+    dot,
+    inner,
+    kron,
+    matrix_norm,
+    matrix_power,
+    multi_dot,
+    mv,
+    outer,
+    vecdot,
+    vector_norm,
+)
 from .ops.logic import (
     equal,
     greater,
@@ -150,12 +184,42 @@ from .ops.loss import (
     smooth_l1_loss,
 )
 from .ops.matmul import (
+    bmm,
     linear,
     matmul,
+    mm,
+)
+from .ops.matrix import (
+    block_diag,
+    cartesian_prod,
+    diag,
+    diag_embed,
+    diagflat,
+    diagonal,
+    eye,
+    indices,
+    matrix_transpose,
+    meshgrid,
+    trace,
+    tri,
+    tril_indices,
+    triu_indices,
+    vander,
 )
 from .ops.norm import (
     layer_norm,
     rms_norm,
+)
+from .ops.parts import (
+    column_stack,
+    dsplit,
+    dstack,
+    hsplit,
+    hstack,
+    split_with_sizes,
+    tensor_split,
+    vsplit,
+    vstack,
 )
 from .ops.random import (
     bernoulli,
@@ -165,6 +229,11 @@ from .ops.random import (
     randint,
     rng_seed,
     uniform,
+)
+from .ops.ranges import (
+    geomspace,
+    linspace,
+    logspace,
 )
 from .ops.reduce import (
     all,
@@ -179,6 +248,25 @@ from .ops.reduce import (
     std,
     sum,
     var,
+)
+from .ops.shape import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_tensors,
+    clone,
+    expand_as,
+    fliplr,
+    flipud,
+    moveaxis,
+    positive,
+    ravel,
+    reshape_as,
+    rot90,
+    select,
+    t,
+    unflatten,
+    unsqueeze,
 )
 from .ops.softmax import (
     log_softmax,
@@ -213,7 +301,6 @@ arctan = atan
 arctan2 = atan2
 arctanh = atanh
 astype = cast
-bmm = matmul
 cat = concat
 clip = clamp
 concatenate = concat
@@ -225,7 +312,6 @@ ge = greater_equal
 gt = greater
 le = less_equal
 lt = less
-mm = matmul
 multiply = mul
 ne = not_equal
 negative = neg
@@ -235,6 +321,18 @@ power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
+# Of the mathematics in matrix products, special functions, statistics and views.
+adjoint = matrix_transpose
+array_split = tensor_split
+broadcast_arrays = broadcast_tensors
+contiguous = clone
+copy = clone
+ger = outer
+movedim = moveaxis
+row_stack = vstack
+swapdims = swapaxes
+vdot = dot
+view_as = reshape_as
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -306,7 +404,30 @@ __all__ = [
     "foreach", "foreach_sum",
     # other names
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
-    "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
+    "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt",
     "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
+    # more of matmul
+    "bmm", "mm",
+    # einsum
+    "einsum", "tensordot",
+    # matrix
+    "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye", "indices",
+    "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander",
+    # linear algebra
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron",
+    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
+    # distance
+    "cdist", "cosine_similarity", "dist", "pairwise_distance",
+    # shape
+    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
+    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze",
+    # parts
+    "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
+    # ranges
+    "geomspace", "linspace", "logspace",
+    # other names of mathematics
+    "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
+    "vdot", "view_as",
+    "custom_op", "fused",
 ]
 # fmt: on

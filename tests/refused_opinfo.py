@@ -16,7 +16,6 @@ REFUSED = [
     ("roll", lambda: ft.roll(f(), 1, 0), ShapeError, "0-d"),
     ("split", lambda: ft.split(f(), 1), ShapeError, "0-d"),
     ("chunk", lambda: ft.chunk(f(), 1), ShapeError, "0-d"),
-    ("repeat", lambda: ft.repeat(f(), 2, 0), ShapeError, "0-d"),
     ("arange", lambda: ft.arange(0, math.inf, 2), ArgumentError, "finite"),
     ("arange", lambda: ft.arange(0, math.nan), ArgumentError, "finite"),
 ]

@@ -66,7 +66,7 @@ def test_every_gradient_rule_is_reached() -> None:
         and not op.unique
         and name not in seen
     }
-    assert missing <= {"stop_gradient", "fused", "fused_matmul"}
+    assert missing <= {"stop_gradient", "fused", "fused_kernel"}
 
 
 def _with_gradients(case: Case) -> list[ft.Value]:

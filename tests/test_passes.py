@@ -59,7 +59,7 @@ def test_norm_modulate_and_its_backward_are_few_kernels() -> None:
     # forward: norm + modulate; matmul with bias, gate and residual. backward: gate and its sum; dgrad; wgrad; the
     # norm's backward with the sums for shift and scale; and the bias gradient.
     assert len(kernels) <= 7, kernels
-    assert any(n.op.name == "fused_matmul" for n in fused.nodes)
+    assert any(n.op.name == "fused_kernel" for n in fused.nodes)
     for got, want in zip(evaluate(fused, feeds), evaluate(graph, feeds), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
 

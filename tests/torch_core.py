@@ -116,6 +116,11 @@ def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
     return torch.from_numpy(x.numpy()[key.numpy() if isinstance(key, torch.Tensor) else key].copy())
 
 
+def repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.Tensor:
+    counts = repeats if isinstance(repeats, int) else torch.tensor(repeats)
+    return torch.repeat_interleave(x, counts, dim=axis)
+
+
 def hot(indices: torch.Tensor, num_classes: int, dtype: str = "int64") -> torch.Tensor:
     return (indices[..., None] == torch.arange(num_classes)).to(getattr(torch, dtype))
 
@@ -178,7 +183,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "ones": filled(1),
     "pad": padded,
     "prod": multiplied,
-    "repeat": renamed(torch.repeat_interleave),
+    "repeat": repeated,
     "reshape": lambda x, shape: x.reshape(shape),
     "roll": lambda x, shift, axis=None: x.roll(shift, axis),
     "round": rounded,

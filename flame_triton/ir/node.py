@@ -6,6 +6,7 @@ import itertools
 import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -205,6 +206,11 @@ class Value:
         """The transpose of a matrix (all axes reversed)."""
         return call("transpose", self)
 
+    @property
+    def mT(self) -> Value:
+        """The last two axes exchanged."""
+        return call("matrix_transpose", self)
+
     def reshape(self, *shape: Any) -> Value:
         return call("reshape", self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
 
@@ -274,6 +280,16 @@ def differentiating() -> Generator[None, None, None]:
 def rebuild(node: Node, inputs: Sequence[Value], attrs: Attrs | None = None) -> Node:
     """The same node on other inputs of the same types: loc and origin are kept, the shape rule is not run again."""
     return Node(node.op, inputs, node.attrs if attrs is None else attrs, node.types, node.loc, node.origin)
+
+
+def inlined(node: Node, inputs: Sequence[Value], caller: Node) -> Node:
+    """A copy of a node of the body that `caller` stands for; its loc says within what it was written."""
+    origin = node.origin
+    if origin is None and _origin:
+        maker = _origin[-1]
+        origin = maker.origin or maker if _autodiff_depth[0] else maker.origin
+    within = " > ".join(name for name in (caller.loc.within, caller.op.name) if name)
+    return Node(node.op, inputs, node.attrs, node.types, replace(node.loc, within=within), origin)
 
 
 def attr_key(value: Any) -> Any:

@@ -163,21 +163,33 @@ def unbind(x: Value, axis: int = 0) -> tuple[Value, ...]:
 
 @composed(
     samples=samples(
-        Sample((randn(3, 4), 2)), Sample((randn(3, 4), 3), {"axis": 0}), Sample((randn(2, 1, 3), 2), {"axis": -1})
+        Sample((randn(3, 4), 2)),
+        Sample((randn(3, 4), 3), {"axis": 0}),
+        Sample((randn(2, 1, 3), 2), {"axis": -1}),
+        Sample((randn(3, 2), (2, 0, 1)), {"axis": 0}),
     ),
     aliases=("repeat_interleave",),
 )
-def repeat(x: Operand, repeats: int, axis: int | None = None) -> Value:
-    """Each element `repeats` times in a row along the axis (of the flattened tensor by default), as numpy.repeat."""
+def repeat(x: Operand, repeats: int | Sequence[int], axis: int | None = None) -> Value:
+    """Each element `repeats` times in a row along the axis (of the flattened tensor by default), as numpy.repeat.
+
+    repeats: one number, or one for each element of the axis.
+    """
     x = as_value(x)
-    if not isinstance(repeats, int) or repeats < 0:
-        raise ArgumentError(f"repeats must be a non-negative int, got {repeats!r}")
+    counts = (repeats,) if isinstance(repeats, int) else tuple(repeats)
+    if any(not isinstance(n, int | np.integer) or n < 0 for n in counts):
+        raise ArgumentError(f"repeats must be non-negative ints, got {repeats!r}")
     if axis is None:
         x, axis = reshape(x, (x.size,)), 0
-    a = check_dimension(axis, x.ndim)
-    lead, tail = x.shape[: a + 1], x.shape[a + 1 :]
-    spread = broadcast_to(reshape(x, (*lead, 1, *tail)), (*lead, repeats, *tail))
-    return reshape(spread, (*lead[:-1], lead[-1] * repeats, *tail))
+    a = check_axis(axis, x.ndim)
+    x = x if x.ndim else reshape(x, (1,))
+    if len(counts) == 1:
+        lead, tail = x.shape[: a + 1], x.shape[a + 1 :]
+        spread = broadcast_to(reshape(x, (*lead, 1, *tail)), (*lead, counts[0], *tail))
+        return reshape(spread, (*lead[:-1], lead[-1] * counts[0], *tail))
+    if len(counts) != x.shape[a]:
+        raise ShapeError(f"{len(counts)} repeats for {x.shape[a]} elements of axis {a}")
+    return call("take", x, np.repeat(np.arange(len(counts)), counts), a)
 
 
 @composed(samples=samples(Sample((randn(3, 4), 2)), Sample((randn(3, 4), (2, 1, 3))), Sample((randn(2, 3), (3, 1)))))

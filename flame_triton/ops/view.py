@@ -48,7 +48,7 @@ def _reshape_simplify(node: Node) -> Value | None:
 @define(
     "reshape",
     infer=_reshape_type,
-    lowering=View(lambda node: _dense(node).reshape(node.type.shape)),
+    lowering=View(lambda node: _dense(node).reshape(node.type.shape), "reshape"),
     ref=lambda x, *, shape: x.reshape(shape),
     vjp=lambda node, g: [call("reshape", g, node.inputs[0].shape)],
     simplify=_reshape_simplify,
@@ -131,7 +131,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 @define(
     "transpose",
     infer=lambda x, *, axes: x.with_shape(tuple(x.shape[a] for a in axes)),
-    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"])),
+    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"]), "permute"),
     ref=lambda x, *, axes: np.transpose(x, axes),
     vjp=lambda node, g: [call("transpose", g, _inverse(node.attrs["axes"]))],
     simplify=_transpose_simplify,
@@ -147,7 +147,7 @@ def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
     return x if order == tuple(range(x.ndim)) else make("transpose", [x], axes=order).out
 
 
-@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))))
+@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))), aliases=("swapdims",))
 def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged."""
     x = as_value(x)
@@ -189,7 +189,7 @@ def _broadcast_simplify(node: Node) -> Value | None:
 @define(
     "broadcast_to",
     infer=_broadcast_type,
-    lowering=View(lambda node: _dense(node).expand(node.type.shape)),
+    lowering=View(lambda node: _dense(node).expand(node.type.shape), "axiswise", ("shape",)),
     ref=lambda x, *, shape: np.broadcast_to(x, shape),
     vjp=_broadcast_vjp,
     simplify=_broadcast_simplify,
@@ -268,7 +268,11 @@ def slice_within(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: S
 @define(
     "slice",
     infer=_slice_type,
-    lowering=View(lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"])),
+    lowering=View(
+        lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"]),
+        "axiswise",
+        ("starts", "sizes", "steps"),
+    ),
     ref=_slice_ref,
     vjp=_slice_vjp,
     simplify=_slice_simplify,
@@ -334,7 +338,9 @@ def pad_with(x: Value, before: Sequence[int], after: Sequence[int], fill: float 
 @define(
     "pad",
     infer=_pad_type,
-    lowering=View(lambda node: _dense(node).pad(node.attrs["before"], node.attrs["after"])),
+    lowering=View(
+        lambda node: _dense(node).pad(node.attrs["before"], node.attrs["after"]), "axiswise", ("before", "after")
+    ),
     ref=_pad_ref,
     vjp=lambda node, g: [slice_within(g, node.attrs["before"], node.inputs[0].shape)],
     samples=samples(
