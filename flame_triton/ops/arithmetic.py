@@ -189,6 +189,7 @@ square = pointwise(
     lambda node, g: [mul(g, mul(node.inputs[0], 2.0))],
     doc="x * x.",
     operands=("x",),
+    infer=numeric,
     samples=_one(),
 )
 reciprocal = pointwise(

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ArgumentError, ShapeError
 from ..ir.node import Node, Value, make
 from ..ir.op import Composite, Sample, call
-from ..types import TensorType, check_axis, check_shape
+from ..types import TensorType, check_axis, check_dimension, check_shape
 from .define import Operand, as_value, composed, define, randn, samples
 from .view import broadcast_to, expand_dims, narrow, pad_with, reshape, squeeze
 
@@ -131,7 +131,7 @@ def _split_vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
 def split(x: Value, split_size_or_sections: int | Sequence[int], axis: int = 0) -> tuple[Value, ...]:
     """Parts along an axis: of the given sizes, or of one size (the last may be smaller), as in torch."""
     x = as_value(x)
-    a = check_axis(axis, x.ndim)
+    a = check_dimension(axis, x.ndim)
     if isinstance(split_size_or_sections, int):
         step, total = split_size_or_sections, x.shape[a]
         if step <= 0:
@@ -148,7 +148,7 @@ def chunk(x: Value, chunks: int, axis: int = 0) -> tuple[Value, ...]:
     x = as_value(x)
     if chunks <= 0:
         raise ArgumentError(f"chunks must be positive, got {chunks}")
-    return split(x, max(1, -(-x.shape[check_axis(axis, x.ndim)] // chunks)), axis)
+    return split(x, max(1, -(-x.shape[check_dimension(axis, x.ndim)] // chunks)), axis)
 
 
 @composed(samples=samples(Sample((randn(3, 4),)), Sample((randn(3, 2, 4),), {"axis": 1})))
@@ -221,7 +221,7 @@ def roll(x: Operand, shift: int | Sequence[int], axis: int | Sequence[int] | Non
     if len(shifts) != len(axes):
         raise ArgumentError(f"{len(shifts)} shifts for {len(axes)} axes")
     for n, a in zip(shifts, axes, strict=True):
-        a = check_axis(a, x.ndim)
+        a = check_dimension(a, x.ndim)
         cut = -n % x.shape[a] if x.shape[a] else 0
         if cut:
             x = concat([narrow(x, a, cut, x.shape[a] - cut), narrow(x, a, 0, cut)], a)

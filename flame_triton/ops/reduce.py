@@ -354,7 +354,7 @@ def _norm_ref(x: np.ndarray, *, axes: tuple[int, ...], p: float) -> np.ndarray:
 
 
 def _norm_rule(g: Value, y: Value, x: Value, axes: tuple[int, ...], p: float) -> Value:
-    """sign(x) (|x| / y)^(p - 1) g, zero where y = 0; p = inf: the largest share g equally."""
+    """sign(x) (|x| / y)^(p - 1) g, zero where x = 0 or y = 0; p = inf: the largest share g equally."""
     if p == 0:
         return call("full", x.shape, 0, x.dtype)
     if p == 1:
@@ -368,7 +368,10 @@ def _norm_rule(g: Value, y: Value, x: Value, axes: tuple[int, ...], p: float) ->
     g = call("where", zero, 0.0, g)
     if p == 2:
         return call("mul", x, call("div", g, y))
-    return call("mul", call("mul", call("sign", x), call("pow", call("div", call("abs", x), y), p - 1)), g)
+    power = call("pow", call("div", call("abs", x), y), p - 1)
+    if p < 1:
+        power = call("where", call("equal", x, 0.0), 0.0, power)
+    return call("mul", call("mul", call("sign", x), power), g)
 
 
 @define(

@@ -17,7 +17,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value, make
 from ..ir.op import Sample, View, call
-from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_shape
+from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_dimension, check_shape
 from .define import as_value, composed, define, randn, samples
 
 
@@ -153,6 +153,8 @@ def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     x = as_value(x)
     order = list(range(x.ndim))
     a, b = check_axis(axis1, x.ndim, "axis1"), check_axis(axis2, x.ndim, "axis2")
+    if not x.ndim:
+        return x
     order[a], order[b] = b, a
     return transpose(x, order)
 
@@ -292,7 +294,7 @@ def slice(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: Sequence
 def narrow(x: Value, dim: int, start: int, length: int) -> Value:
     """`length` elements from `start` along one axis."""
     x = as_value(x)
-    axis = check_axis(dim, x.ndim, "dim")
+    axis = check_dimension(dim, x.ndim, "dim")
     begin = start + x.shape[axis] if start < 0 else start
     if not 0 <= begin <= begin + length <= x.shape[axis]:
         raise ShapeError(f"start {start}, length {length} leaves an axis of size {x.shape[axis]}")
