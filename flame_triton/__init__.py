@@ -48,6 +48,7 @@ from .ops.arithmetic import (
     pow,
     reciprocal,
     remainder,
+    rint,
     round,
     sign,
     square,
@@ -56,6 +57,16 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.bitwise import (
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    gcd,
+    lcm,
 )
 from .ops.distance import (
     cdist,
@@ -206,6 +217,37 @@ from .ops.norm import (
     layer_norm,
     rms_norm,
 )
+from .ops.numeric import (
+    addcdiv,
+    addcmul,
+    allclose,
+    copysign,
+    deg2rad,
+    entr,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    heaviside,
+    hypot,
+    isclose,
+    isneginf,
+    isposinf,
+    isreal,
+    ldexp,
+    lerp,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    rad2deg,
+    rsub,
+    signbit,
+    sinc,
+    xlog1py,
+    xlogy,
+)
 from .ops.parts import (
     column_stack,
     dsplit,
@@ -320,12 +362,16 @@ true_divide = div
 # Of the mathematics in matrix products, special functions, statistics and views.
 adjoint = matrix_transpose
 array_split = tensor_split
+bitwise_invert = bitwise_not
 broadcast_arrays = broadcast_tensors
 contiguous = clone
 copy = clone
+expit = sigmoid
+fix = trunc
 ger = outer
 movedim = moveaxis
 row_stack = vstack
+sgn = sign
 swapdims = swapaxes
 vdot = dot
 view_as = reshape_as
@@ -421,8 +467,17 @@ __all__ = [
     "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
     # ranges
     "geomspace", "linspace", "logspace",
+    # more of arithmetic
+    "rint",
+    # numeric
+    "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac",
+    "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2",
+    "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy",
+    # bitwise
+    "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd",
+    "lcm",
     # other names of mathematics
-    "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
-    "vdot", "view_as",
+    "adjoint", "array_split", "bitwise_invert", "broadcast_arrays", "contiguous", "copy", "expit", "fix", "ger",
+    "movedim", "row_stack", "sgn", "swapdims", "vdot", "view_as",
 ]
 # fmt: on

@@ -95,12 +95,30 @@ SHAPES = [
     ("logspace", lambda: ft.logspace(0, 1, dtype="bool"), DTypeError, "bool"),
     ("geomspace", lambda: ft.geomspace(-1, 1), ArgumentError, "one sign"),
 ]
+NUMERIC = [
+    ("div", lambda: ft.div(f(3), 2, rounding_mode="up"), ArgumentError, "rounding_mode"),
+    ("round", lambda: ft.round(i(3), decimals=-1), DTypeError, "int64"),
+    ("copysign", lambda: ft.copysign(f(3), f(4)), ShapeError, "broadcast"),
+    ("heaviside", lambda: ft.heaviside(b(3), b(3)), DTypeError, "bool"),
+    ("nextafter", lambda: ft.nextafter(f(3, dtype="bfloat16"), 1.0), DTypeError, "float32 or float64"),
+    ("frac", lambda: ft.frac(i(3)), DTypeError, "int64"),
+    ("deg2rad", lambda: ft.deg2rad(b(3)), DTypeError, "bool"),
+    ("rad2deg", lambda: ft.rad2deg(b(3)), DTypeError, "bool"),
+    ("lerp", lambda: ft.lerp(i(3), i(3), 1), DTypeError, "int64"),
+    ("addcdiv", lambda: ft.addcdiv(i(3), i(3), i(3)), DTypeError, "int64"),
+    ("isclose", lambda: ft.isclose(f(3), f(3), rtol=-1.0), ArgumentError, "negative"),
+    ("bitwise_and", lambda: f(3) & f(3), DTypeError, "integers or bools"),
+    ("bitwise_not", lambda: ~f(3), DTypeError, "integers or bools"),
+    ("bitwise_left_shift", lambda: b(3) << b(3), DTypeError, "bool"),
+    ("gcd", lambda: ft.gcd(f(3), 2), DTypeError, "float32"),
+]
 # fmt: on
 
-REFUSED = [*MATRICES, *SHAPES]
+REFUSED = [*MATRICES, *SHAPES, *NUMERIC]
 
 ACCEPTS_ALL = {
     *("diagflat", "trace", "cartesian_prod", "inner", "kron", "vector_norm"),  # as diag, diagonal, meshgrid, norm
+    *("float_power", "ldexp", "rsub", "addcmul", "logit", "allclose", "isposinf", "isneginf", "isreal"),
     *("ravel", "clone", "atleast_1d", "atleast_2d", "atleast_3d"),
 }
 """Functions with nothing to refuse that their siblings in the table do not show."""

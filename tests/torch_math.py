@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch_core import named, renamed
+from torch_core import named, positional, renamed
 
 
 def two_axes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,6 +114,32 @@ SHAPES: dict[str, Callable[..., Any]] = {
     **named("linspace logspace geomspace", np, spaced),
 }
 
-TORCH: dict[str, Callable[..., Any]] = {**MATRICES, **SHAPES}
+
+def spread_lerp(start: torch.Tensor, end: torch.Tensor, weight: Any) -> torch.Tensor:
+    return torch.lerp(*torch.broadcast_tensors(start, end), weight)
+
+
+def opposite(x: torch.Tensor, y: Any, alpha: float = 1) -> torch.Tensor:
+    return y - alpha * x
+
+
+NUMERIC: dict[str, Callable[..., Any]] = {
+    **named("signbit frac float_power sinc addcmul addcdiv isposinf isneginf isreal", torch),
+    **named("logit isclose bitwise_and bitwise_or bitwise_xor bitwise_not", torch),
+    **named("bitwise_left_shift bitwise_right_shift", torch),
+    **named("entr", torch.special),
+    **{n: positional(n) for n in "copysign heaviside fmax fmin hypot logaddexp logaddexp2 xlogy fmod".split()},
+    "deg2rad": lambda x: torch.deg2rad(x.double()),
+    "rad2deg": lambda x: torch.rad2deg(x.double()),
+    "ldexp": lambda x, n: x * 2.0 ** torch.as_tensor(n, dtype=torch.float64),
+    "allclose": lambda x, y, **k: torch.tensor(bool(torch.isclose(x, y, **k).all())),
+    "gcd": by_numpy(np.gcd),
+    "lcm": by_numpy(np.lcm),
+    "lerp": spread_lerp,
+    "rsub": opposite,
+    "xlog1py": lambda x, y: torch.special.xlog1py(x, y),
+}
+
+TORCH: dict[str, Callable[..., Any]] = {**MATRICES, **SHAPES, **NUMERIC}
 
 WITHOUT_TWIN: dict[str, str] = {}
