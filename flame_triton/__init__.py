@@ -312,6 +312,23 @@ from .ops.softmax import (
     softmax,
     softmin,
 )
+from .ops.statistics import (
+    aminmax,
+    average,
+    corrcoef,
+    count_nonzero,
+    cov,
+    diff,
+    gradient,
+    nanmax,
+    nanmean,
+    nanmin,
+    nansum,
+    ptp,
+    std_mean,
+    trapezoid,
+    var_mean,
+)
 from .ops.view import (
     broadcast_to,
     expand_dims,
@@ -373,6 +390,7 @@ movedim = moveaxis
 row_stack = vstack
 sgn = sign
 swapdims = swapaxes
+trapz = trapezoid
 vdot = dot
 view_as = reshape_as
 
@@ -476,8 +494,11 @@ __all__ = [
     # bitwise
     "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd",
     "lcm",
+    # statistics
+    "aminmax", "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin",
+    "nansum", "ptp", "std_mean", "trapezoid", "var_mean",
     # other names of mathematics
     "adjoint", "array_split", "bitwise_invert", "broadcast_arrays", "contiguous", "copy", "expit", "fix", "ger",
-    "movedim", "row_stack", "sgn", "swapdims", "vdot", "view_as",
+    "movedim", "row_stack", "sgn", "swapdims", "trapz", "vdot", "view_as",
 ]
 # fmt: on

@@ -25,6 +25,7 @@ from . import (
     reduce,
     shape,
     softmax,
+    statistics,
     view,
 )
 
@@ -53,5 +54,6 @@ __all__ = [
     "reduce",
     "shape",
     "softmax",
+    "statistics",
     "view",
 ]

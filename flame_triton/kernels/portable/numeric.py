@@ -21,7 +21,7 @@ PI = tl.constexpr(3.141592653589793)
 @triton.jit
 def hypot(x, y):
     """sqrt(x^2 + y^2) = a sqrt(1 + (b / a)^2) with a the larger magnitude: no overflow; infinite if either is."""
-    x, y = tl.abs(x), tl.abs(y)
+    x, y = tl.broadcast(tl.abs(x), tl.abs(y))
     a = maximum(x, y)
     b = minimum(x, y)
     ratio = div(b, tl.where(a == 0, 1.0, a))
@@ -51,6 +51,7 @@ def heaviside(x, y):
 @triton.jit
 def nextafter(x, y):
     """The number next to x on the way to y: one step of the bits, which are ordered as magnitudes are."""
+    x, y = tl.broadcast(x, y)
     bits = float_bits(x)
     one = bits * 0 + 1
     toward_zero = (x > 0) == (y < x)
@@ -71,6 +72,7 @@ def sinc(x):
 @triton.jit
 def logaddexp(x, y):
     """log(e^x + e^y) = max + log1p(e^-|x - y|)."""
+    x, y = tl.broadcast(x, y)
     m = maximum(x, y)
     d = tl.abs(x - y)
     return tl.where((x == y) & (tl.abs(x) == INF), x, m + log1p(exp(-d)))
@@ -79,6 +81,7 @@ def logaddexp(x, y):
 @triton.jit
 def logaddexp2(x, y):
     """log2(2^x + 2^y) = max + log2(1 + 2^-|x - y|)."""
+    x, y = tl.broadcast(x, y)
     m = maximum(x, y)
     d = tl.abs(x - y)
     return tl.where((x == y) & (tl.abs(x) == INF), x, m + log1p(exp2(-d)) * LOG2E)
