@@ -180,11 +180,34 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.scan import (
+    cummax,
+    cummin,
+    cumprod,
+    cumsum,
+    cumulative_trapezoid,
+    linear_recurrence,
+    logcumsumexp,
+)
 from .ops.softmax import (
     log_softmax,
     logsumexp,
     softmax,
     softmin,
+)
+from .ops.sort import (
+    argsort,
+    bucketize,
+    kthvalue,
+    median,
+    mode,
+    msort,
+    nanmedian,
+    nanquantile,
+    quantile,
+    searchsorted,
+    sort,
+    topk,
 )
 from .ops.view import (
     broadcast_to,
@@ -300,6 +323,11 @@ __all__ = [
     "chunk", "concat", "repeat", "roll", "split", "stack", "tile", "unbind",
     # indexing
     "embedding", "gather", "index_select", "one_hot", "scatter_add", "take", "tril", "triu",
+    # scan
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp",
+    # sort
+    "argsort", "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile",
+    "searchsorted", "sort", "topk",
     # random
     "bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform",
     # foreach

@@ -15,7 +15,9 @@ from . import (
     norm,
     random,
     reduce,
+    scan,
     softmax,
+    sort,
     view,
 )
 
@@ -34,6 +36,8 @@ __all__ = [
     "norm",
     "random",
     "reduce",
+    "scan",
     "softmax",
+    "sort",
     "view",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.node import Node
-from . import foreach, indexing
+from . import foreach, indexing, scan, sort
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -18,4 +18,6 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
     **foreach.FAMILIES,
     **indexing.FAMILIES,
+    **scan.FAMILIES,
+    **sort.FAMILIES,
 }
