@@ -30,6 +30,9 @@ from . import (
     shape,
     softmax,
     statistics,
+    scan,
+    softmax,
+    sort,
     view,
     window,
 )
@@ -64,6 +67,9 @@ __all__ = [
     "shape",
     "softmax",
     "statistics",
+    "scan",
+    "softmax",
+    "sort",
     "view",
     "window",
 ]

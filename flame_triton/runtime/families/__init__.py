@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.node import Node
 from . import custom, foreach, indexing, matmul
+from . import foreach, indexing, scan, sort
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -20,4 +21,6 @@ FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
     **foreach.FAMILIES,
     **indexing.FAMILIES,
     **matmul.FAMILIES,
+    **scan.FAMILIES,
+    **sort.FAMILIES,
 }
