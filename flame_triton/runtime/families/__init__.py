@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.node import Node
-from . import custom, foreach, indexing, matmul
-from . import foreach, indexing, scan, sort
+from . import custom, foreach, indexing, matmul, scan, sort
 
 if TYPE_CHECKING:
     from ..lower import Lowering
