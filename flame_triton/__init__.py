@@ -57,6 +57,14 @@ from .ops.arithmetic import (
 from .ops.attention import (
     scaled_dot_product_attention,
 )
+from .ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from .ops.elementary import (
     acos,
     acosh,
@@ -293,6 +301,8 @@ __all__ = [
     "linear", "matmul",
     # attention
     "scaled_dot_product_attention",
+    # conv
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     # view
     "broadcast_to", "expand_dims", "flatten", "flip", "narrow", "pad", "reshape", "slice", "squeeze", "swapaxes",
     "transpose",
