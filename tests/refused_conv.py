@@ -26,7 +26,7 @@ REFUSED = [
     ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), stride=(1, 1, 1)), ArgumentError, "got 3 numbers"),
     ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), stride=1.5), ArgumentError, "stride must be an int"),
     ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), dilation=0), ArgumentError, "dilation must be at least"),
-    ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), padding=-1), ArgumentError, "padding must be at least 0"),
+    ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), padding=-1), ArgumentError, "padding must be"),
     ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), padding="full"), ArgumentError, "'full'"),
     ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), f(3)), ShapeError, r"bias must be \[4\], got \(3,\)"),
     ("conv2d", lambda: ft.conv2d(f(2, 3, 8, 8), f(4, 3, 3, 3), f(4, 1, 1)), ShapeError, r"bias .*\(4, 1, 1\)"),

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..ir.node import Value
 from ..ir.op import Sample, call
-from .convolution import Pads, Sizes, convolution, convolution_dgrad
+from .convolution import Pads, Sizes, convolution, convolution_dgrad, output_size
 from .define import Operand, as_value, composed, randn, samples
 
 # ---- arguments -------------------------------------------------------------------------------------------------
@@ -21,14 +21,15 @@ from .define import Operand, as_value, composed, randn, samples
 
 def _sizes(value: int | Sequence[int], rank: int, name: str, least: int) -> Sizes:
     """An int, or one for each spatial axis, none below `least`."""
-    given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    sizes = [int(v) for v in given if isinstance(v, int | np.integer) and not isinstance(v, bool)]
+    if len(sizes) != len(given):
         raise ArgumentError(f"{name} must be an int or a tuple of {rank}, got {value!r}")
-    if len(given) not in (1, rank):
-        raise ArgumentError(f"{name} must be an int or a tuple of {rank}, got {len(given)} numbers")
-    if any(v < least for v in given):
+    if len(sizes) not in (1, rank):
+        raise ArgumentError(f"{name} must be an int or a tuple of {rank}, got {len(sizes)} numbers")
+    if any(v < least for v in sizes):
         raise ArgumentError(f"{name} must be at least {least}, got {value!r}")
-    return tuple(int(v) for v in given) * (rank // len(given))
+    return tuple(sizes) * (rank // len(sizes))
 
 
 def _padding(padding: str | int | Sequence[int], kernel: Sizes, stride: Sizes, dilation: Sizes) -> Pads:
@@ -64,9 +65,7 @@ def _groups(groups: int, x: Value, w: Value, channels: int, kernels: int) -> Non
     if kernels % groups:
         raise ShapeError(f"groups={groups} does not divide the {kernels} channels of weight {w.shape}")
     if x.shape[1] != channels:
-        raise ShapeError(
-            f"input {x.shape} has {x.shape[1]} channels; weight {w.shape} in {groups} groups takes {channels}"
-        )
+        raise ShapeError(f"input {x.shape} must have {channels} channels for weight {w.shape} and groups={groups}")
 
 
 def _last(x: Value) -> Value:
@@ -93,6 +92,7 @@ def _conv(
     strides, spread = _sizes(stride, rank, "stride", 1), _sizes(dilation, rank, "dilation", 1)
     pads = _padding(padding, w.shape[2:], strides, spread)
     _groups(groups, x, w, w.shape[1] * groups, w.shape[0])
+    output_size(x.shape[2:], w.shape[2:], strides, pads, spread)
     return _finish(convolution(_last(x), _last(w), strides, pads, spread, groups), b, input)
 
 
@@ -142,7 +142,8 @@ def conv1d(
     """input [n, c, l] (n optional), weight [k, c / groups, r], bias [k] -> [n, k, out], as torch's conv1d.
 
     out = (l + 2 padding - dilation (r - 1) - 1) // stride + 1; padding: sizes, "valid" (none) or "same" (out = l, for
-    stride 1). One floating dtype; accumulated in float32 (float64 for float64). Raises ShapeError, DTypeError, ArgumentError.
+    stride 1). One floating dtype; accumulated in float32 (float64 for float64).
+    Raises ShapeError, DTypeError, ArgumentError.
     """
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 

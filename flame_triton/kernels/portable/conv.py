@@ -106,7 +106,7 @@ def _product(
         steps = taps_d * taps_h * taps_w * blocks
         if NEVER_EMPTY:  # the compiler must know it: a branch around the loop makes the assembler serialise wgmma
             tl.assume(steps > 0)
-        for step in range(0, steps):
+        for step in range(steps):
             tap = step // blocks
             c = step % blocks * BLOCK_K + k
             t_d = tap // (taps_h * taps_w)
@@ -175,9 +175,10 @@ def dgrad(
     """dx[n, i, g C + c]: rows are input positions i, columns the input channels c of a group.
 
     Positions with one remainder by the stride are reached by the same taps, so each remainder is a product of its own
-    and no work is lost: position i = remainder + STRIDE * j is reached from o = j + (remainder + PADDING - r DILATION) /
-    STRIDE for the taps r = first, first + STEP, ... STEP: STRIDE / gcd(STRIDE, DILATION). MOVE: -STEP * DILATION / STRIDE,
-    from one of these o to the next. CHECK: whether some o may lie outside dy. All are given for each axis.
+    and no work is lost: position i = remainder + STRIDE * j is reached from
+    o = j + (remainder + PADDING - r DILATION) / STRIDE for the taps r = first, first + STEP, ...
+    STEP: STRIDE / gcd(STRIDE, DILATION); MOVE: -STEP * DILATION / STRIDE, from one of these o to the next;
+    CHECK: whether some o may lie outside dy. All are given for each axis.
     NEVER_EMPTY: every remainder is reached by some tap.
     """
     j_d = tl.cdiv(D, STRIDE[0])

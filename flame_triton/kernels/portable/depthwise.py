@@ -1,7 +1,7 @@
 """Depthwise convolution and its gradients, channels-last: one input channel in each group, so there is no product.
 
-The contracts are those of conv.py with C = 1: input channel g belongs to the output channels g * K to g * K + K - 1, and
-the weight is [groups * K, *KERNEL]. Sums run in float32 (float64 for float64). The grid stands in conv_configs.py.
+The contracts are those of conv.py with C = 1: input channel g belongs to the output channels g * K to g * K + K - 1,
+and the weight is [groups * K, *KERNEL]. Sums run in float32 (float64 for float64). The grid stands in conv_configs.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def depthwise_forward(
     at += h.to(tl.int64) * stride_xh + w.to(tl.int64) * stride_xw
     x_at = at[:, None] + (column // K)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32)
-    for tap in range(0, taps):
+    for tap in range(taps):
         r_d = tap // (KERNEL[1] * KERNEL[2]) * DILATION[0]
         r_h = tap // KERNEL[2] % KERNEL[1] * DILATION[1]
         r_w = tap % KERNEL[2] * DILATION[2]
@@ -83,7 +83,7 @@ def depthwise_dgrad(
     at += h.to(tl.int64) * stride_yh + w.to(tl.int64) * stride_yw
     y_at = at[:, None] + (column * K)[None, :]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float64 if dy_ptr.dtype.element_ty == tl.float64 else tl.float32)
-    for tap in range(0, taps_d * taps_h * taps_w):
+    for tap in range(taps_d * taps_h * taps_w):
         t_d = tap // (taps_h * taps_w)
         t_h = tap // taps_w % taps_h
         t_w = tap % taps_w
@@ -92,7 +92,7 @@ def depthwise_dgrad(
         move = (t_d * MOVE[0]).to(tl.int64) * stride_yd + (t_h * MOVE[1]).to(tl.int64) * stride_yh
         move += (t_w * MOVE[2]).to(tl.int64) * stride_yw
         r = ((r_d + t_d * STEP[0]) * KERNEL[1] + r_h + t_h * STEP[1]) * KERNEL[2] + r_w + t_w * STEP[2]
-        for k in range(0, K):
+        for k in range(K):
             weight = lib.load(w_ptr, (column.to(tl.int64) * K + k) * taps + r, column < groups, 0.0)
             acc += lib.load(dy_ptr, y_at + (move + k), there[:, None] & mask, 0.0) * weight[None, :]
     b = (n.to(tl.int64) * D + i_d) * H + i_h
