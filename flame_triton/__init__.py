@@ -69,6 +69,14 @@ from .ops.bitwise import (
     gcd,
     lcm,
 )
+from .ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from .ops.custom import (
     custom_op,
 )
@@ -98,9 +106,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -525,5 +533,6 @@ __all__ = [
     "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort",
     "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
     "sort", "topk",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]
 # fmt: on

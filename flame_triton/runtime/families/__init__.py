@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from ...ir.node import Node
 from . import custom, foreach, indexing, matmul, scan, sort
+from . import conv, foreach, indexing, matmul
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
 FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
     **custom.FAMILIES,
+    **conv.FAMILIES,
     **foreach.FAMILIES,
     **indexing.FAMILIES,
     **matmul.FAMILIES,
