@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.node import Node
-from . import foreach, indexing, matmul
+from . import attention, foreach, indexing, matmul
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
 FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
+    **attention.FAMILIES,
     **foreach.FAMILIES,
     **indexing.FAMILIES,
     **matmul.FAMILIES,
