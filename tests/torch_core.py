@@ -61,13 +61,6 @@ def spread(name: str) -> Callable[..., Any]:
     return call
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any = None, **kwargs: Any) -> torch.Tensor:
-    squeeze = q.ndim == 2
-    q, k, v = (x[None] if x.ndim == 2 else x for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, mask, **kwargs)
-    return out[0] if squeeze else out
-
-
 def padded(x: torch.Tensor, widths: Any, value: float = 0.0) -> torch.Tensor:
     return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
 
@@ -188,7 +181,6 @@ TORCH: dict[str, Callable[..., Any]] = {
     "reshape": lambda x, shape: x.reshape(shape),
     "roll": lambda x, shift, axis=None: x.roll(shift, axis),
     "round": rounded,
-    "scaled_dot_product_attention": attention,
     "scatter_add_rows": scattered,
     "slice": sliced,
     "std": spread("std"),

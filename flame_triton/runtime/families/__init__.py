@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.node import Node
 from . import conv, custom, foreach, indexing, matmul, scan, sort
+from . import attention, foreach, indexing, matmul
 
 if TYPE_CHECKING:
     from ..lower import Lowering
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
     **custom.FAMILIES,
     **conv.FAMILIES,
+    **attention.FAMILIES,
     **foreach.FAMILIES,
     **indexing.FAMILIES,
     **matmul.FAMILIES,
