@@ -251,7 +251,11 @@ def scaled_dot_product_attention(
     mask = _mask(attn_mask, queries, keys)
     if mask is not None and is_causal:
         raise ArgumentError("is_causal and attn_mask exclude each other")
-    leads = [_lead(q), *((*_lead(x)[:-1], 1) if share else _lead(x) for x in (k, v)), *([] if mask is None else [_lead(mask)])]
+    leads = [
+        _lead(q),
+        *((*_lead(x)[:-1], 1) if share else _lead(x) for x in (k, v)),
+        *([] if mask is None else [_lead(mask)]),
+    ]
     lead = broadcast_shapes(*leads)
     kv_heads = _lead(k)[-1] if share else lead[-1]
     named: dict[str, Value] = {}

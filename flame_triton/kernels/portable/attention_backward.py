@@ -85,7 +85,9 @@ def _walk_queries(
 
 
 @triton.jit
-def _query_ranges(first, last, least, most, L, low, high, BAND: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _query_ranges(
+    first, last, least, most, L, low, high, BAND: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
     """(begin, inner, outer, end) for keys first .. last, as `key_ranges` for queries: no query before `begin` or from
     `end` on sees any of them, those of the blocks from `inner` to `outer` see all."""
     begin = tl.minimum(L, 0)
@@ -287,7 +289,9 @@ def attention_backward_bias(
         for m0 in range(m_begin, m_end, BLOCK_M):
             m = m0 + tl.arange(0, BLOCK_M)[:, None]
             row = m.to(tl.int64)
-            query = load_tile(q_ptr + (b * q_b + h * q_h) + (row * q_m + e[None, :]), m, L, e[None, :], E, BLOCK_E, True)
+            query = load_tile(
+                q_ptr + (b * q_b + h * q_h) + (row * q_m + e[None, :]), m, L, e[None, :], E, BLOCK_E, True
+            )
             at = g_ptr + (b * g_b + h * g_h) + (row * g_m + d[None, :])
             cotangent = load_tile(at, m, L, d[None, :], EV, BLOCK_V, True)
             log_sum = _log2_sum(lse, b, h, m, L)

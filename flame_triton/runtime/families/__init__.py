@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.node import Node
-from . import conv, custom, foreach, indexing, matmul, scan, sort
-from . import attention, foreach, indexing, matmul
+from . import attention, conv, custom, foreach, indexing, matmul, scan, sort
 
 if TYPE_CHECKING:
     from ..lower import Lowering

@@ -67,7 +67,11 @@ def _operands(lowering: Lowering, node: Node) -> list[Argument]:
     """q, k, v, g with the head before the row, lse and delta."""
     q, k, v, g, lse, delta = node.inputs[:6]
     pointer, (b, m, h) = _tensor(lowering, g)[0], _tensor(lowering, g)[1:]
-    return [*(_tensor(lowering, x) for x in (q, k, v)), (pointer, b, h, m), *(_whole(lowering, x) for x in (lse, delta))]
+    return [
+        *(_tensor(lowering, x) for x in (q, k, v)),
+        (pointer, b, h, m),
+        *(_whole(lowering, x) for x in (lse, delta)),
+    ]
 
 
 def _whole(lowering: Lowering, value: Value) -> tuple[Any, ...]:
