@@ -312,6 +312,21 @@ from .ops.softmax import (
     softmax,
     softmin,
 )
+from .ops.special_functions import (
+    digamma,
+    erfcx,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    mvlgamma,
+    ndtr,
+    ndtri,
+    polygamma,
+)
 from .ops.statistics import (
     aminmax,
     average,
@@ -385,8 +400,10 @@ contiguous = clone
 copy = clone
 expit = sigmoid
 fix = trunc
+gammaln = lgamma
 ger = outer
 movedim = moveaxis
+psi = digamma
 row_stack = vstack
 sgn = sign
 swapdims = swapaxes
@@ -497,8 +514,11 @@ __all__ = [
     # statistics
     "aminmax", "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin",
     "nansum", "ptp", "std_mean", "trapezoid", "var_mean",
+    # special functions
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
+    "polygamma",
     # other names of mathematics
-    "adjoint", "array_split", "bitwise_invert", "broadcast_arrays", "contiguous", "copy", "expit", "fix", "ger",
-    "movedim", "row_stack", "sgn", "swapdims", "trapz", "vdot", "view_as",
+    "adjoint", "array_split", "bitwise_invert", "broadcast_arrays", "contiguous", "copy", "expit", "fix", "gammaln",
+    "ger", "movedim", "psi", "row_stack", "sgn", "swapdims", "trapz", "vdot", "view_as",
 ]
 # fmt: on

@@ -25,6 +25,7 @@ from . import (
     reduce,
     shape,
     softmax,
+    special_functions,
     statistics,
     view,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "reduce",
     "shape",
     "softmax",
+    "special_functions",
     "statistics",
     "view",
 ]
