@@ -106,9 +106,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -347,6 +347,21 @@ from .ops.sort import (
     sort,
     topk,
 )
+from .ops.special_functions import (
+    digamma,
+    erfcx,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    mvlgamma,
+    ndtr,
+    ndtri,
+    polygamma,
+)
 from .ops.statistics import (
     aminmax,
     average,
@@ -428,6 +443,8 @@ expit = sigmoid
 fix = trunc
 sgn = sign
 trapz = trapezoid
+gammaln = lgamma
+psi = digamma
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -534,5 +551,7 @@ __all__ = [
     "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
     "sort", "topk",
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
+    "polygamma", "gammaln", "psi",
 ]
 # fmt: on
