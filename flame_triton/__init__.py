@@ -88,13 +88,18 @@ from .ops.foreach import (
     foreach,
     foreach_sum,
 )
+from .ops.getitem import (
+    index_put,
+)
 from .ops.indexing import (
     embedding,
+    embedding_bag,
     gather,
     index_select,
     one_hot,
     scatter_add,
     take,
+    take_along_axis,
     tril,
     triu,
 )
@@ -189,6 +194,21 @@ from .ops.scan import (
     linear_recurrence,
     logcumsumexp,
 )
+from .ops.scatter import (
+    bincount,
+    diagonal_scatter,
+    histc,
+    index_add,
+    index_copy,
+    index_fill,
+    index_reduce,
+    masked_scatter,
+    put_along_axis,
+    scatter,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
+)
 from .ops.softmax import (
     log_softmax,
     logsumexp,
@@ -241,6 +261,7 @@ cat = concat
 clip = clamp
 concatenate = concat
 detach = stop_gradient
+take_along_dim = take_along_axis
 divide = div
 eq = equal
 expand = broadcast_to
@@ -325,6 +346,10 @@ __all__ = [
     "embedding", "gather", "index_select", "one_hot", "scatter_add", "take", "tril", "triu",
     # scan
     "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp",
+    # scatter
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce", "masked_scatter",
+    "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put", "embedding_bag", "take_along_axis",
+    "take_along_dim",
     # sort
     "argsort", "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile",
     "searchsorted", "sort", "topk",
