@@ -106,9 +106,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -121,13 +121,18 @@ from .ops.foreach import (
     foreach,
     foreach_sum,
 )
+from .ops.getitem import (
+    index_put,
+)
 from .ops.indexing import (
     embedding,
+    embedding_bag,
     gather,
     index_select,
     one_hot,
     scatter_add,
     take,
+    take_along_axis,
     tril,
     triu,
 )
@@ -308,6 +313,21 @@ from .ops.scan import (
     linear_recurrence,
     logcumsumexp,
 )
+from .ops.scatter import (
+    bincount,
+    diagonal_scatter,
+    histc,
+    index_add,
+    index_copy,
+    index_fill,
+    index_reduce,
+    masked_scatter,
+    put_along_axis,
+    scatter,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
+)
 from .ops.shape import (
     atleast_1d,
     atleast_2d,
@@ -445,6 +465,7 @@ sgn = sign
 trapz = trapezoid
 gammaln = lgamma
 psi = digamma
+take_along_dim = take_along_axis
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -553,5 +574,8 @@ __all__ = [
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
     "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
     "polygamma", "gammaln", "psi",
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
+    "embedding_bag", "take_along_axis", "take_along_dim",
 ]
 # fmt: on
