@@ -31,6 +31,17 @@ from .ops.activation import (
     silu,
     softplus,
 )
+from .ops.adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 from .ops.arithmetic import (
     abs,
     add,
@@ -87,6 +98,10 @@ from .ops.elementary import (
 from .ops.foreach import (
     foreach,
     foreach_sum,
+)
+from .ops.grid import (
+    affine_grid,
+    grid_sample,
 )
 from .ops.indexing import (
     embedding,
@@ -157,6 +172,28 @@ from .ops.norm import (
     layer_norm,
     rms_norm,
 )
+from .ops.padding import (
+    pad,
+)
+from .ops.pixel import (
+    channel_shuffle,
+    patchify,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unpatchify,
+)
+from .ops.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    local_response_norm,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 from .ops.random import (
     bernoulli,
     dropout,
@@ -180,6 +217,12 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.resize import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
 from .ops.softmax import (
     log_softmax,
     logsumexp,
@@ -192,12 +235,17 @@ from .ops.view import (
     flatten,
     flip,
     narrow,
-    pad,
     reshape,
     slice,
     squeeze,
     swapaxes,
     transpose,
+)
+from .ops.window import (
+    fold,
+    sliding_window_view,
+    unfold,
+    unfold_axis,
 )
 from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
@@ -304,6 +352,13 @@ __all__ = [
     "bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform",
     # foreach
     "foreach", "foreach_sum",
+    # windows, pooling, padding, resizing, patches
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm",
+    "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d",
+    "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
+    "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
+    "pixel_unshuffle", "unpatchify",
     # other names
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
     "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
