@@ -283,3 +283,86 @@ def test_interpolate_pool_chain() -> None:
         ),
         x,
     )
+
+
+# ---- padding, pixels, grids ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_pad_as_torch(mode: str, axes: int) -> None:
+    rng = np.random.default_rng(axes)
+    x = rng.standard_normal((2, 3, *(4, 5, 6)[:axes]))
+    widths = [int(v) for v in rng.integers(0, 4, 2 * axes)]
+    agree(lambda v: ft.pad(v, widths, mode=mode), lambda v: F.pad(v, widths, mode=mode), x)
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap", "symmetric"])
+def test_pad_as_numpy(mode: str) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 1, 6))
+    widths = ((3, 2), (1, 1) if mode not in ("reflect",) else (0, 0), (0, 5))
+    v = ft.input(x.shape, "float64")
+    np.testing.assert_array_equal(ft.evaluate(ft.pad(v, widths, mode=mode), {v: x}), np.pad(x, widths, mode))
+    check_grads(lambda v: ft.pad(v, widths, mode=mode), x, order=2)
+
+
+@pytest.mark.parametrize("order", ["cpp", "ppc"])
+def test_patchify_and_back(order: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 12))
+    v = ft.input(x.shape, "float64")
+    rows = ft.patchify(v, (2, 3), order)
+    assert rows.shape == (2, 16, 18)
+    np.testing.assert_array_equal(ft.evaluate(ft.unpatchify(rows, (2, 3), (8, 12), order), {v: x}), x)
+    np.testing.assert_array_equal(ft.evaluate(ft.pixel_shuffle(ft.pixel_unshuffle(v, 4), 4), {v: x}), x)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_grid_sample(mode: str, padding_mode: str, align_corners: bool) -> None:
+    rng = np.random.default_rng(0)
+    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
+    for plane in ((5, 4), (1, 6), (3, 4, 5)):
+        if len(plane) == 3 and mode == "bicubic":
+            continue
+        x = rng.standard_normal((2, 3, *plane))
+        grid = rng.uniform(-2.5, 2.5, (2, *((2, 3, 4)[: len(plane)]), len(plane)))
+        agree(lambda v, g: ft.grid_sample(v, g, **options), lambda v, g: F.grid_sample(v, g, **options), x, grid)
+
+
+def test_identity_grid_reads_the_image() -> None:
+    """At the very corners, where torch's clamp has no gradient."""
+    x = np.random.default_rng(0).standard_normal((1, 2, 4, 5))
+    theta = np.array([[[1.0, 0, 0], [0, 1, 0]]])
+
+    def both(space: Any) -> Callable[..., Any]:
+        def sampled(v: Any, t: Any) -> Any:
+            grid = space.affine_grid(t, (1, 2, 4, 5), align_corners=True)
+            return space.grid_sample(v, grid, padding_mode="border", align_corners=True)
+
+        return sampled
+
+    agree(both(ft), both(F), x, theta)
+    np.testing.assert_allclose(ours(both(ft), x, theta)[0][0], x, rtol=1e-12)
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------
+
+LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    *((f"MaxPool{n}d", (3, 2, 1), {"ceil_mode": True, "return_indices": True}) for n in (1, 2, 3)),
+    *((f"AvgPool{n}d", (3, 2, 1), {"ceil_mode": True, "count_include_pad": False}) for n in (1, 2, 3)),
+    *((f"AdaptiveAvgPool{n}d", (2,), {}) for n in (1, 2, 3)),
+    *((f"AdaptiveMaxPool{n}d", (2,), {"return_indices": True}) for n in (1, 2, 3)),
+    ("Upsample", (), {"scale_factor": 2.5, "mode": "bicubic", "align_corners": False}),
+    ("PixelShuffle", (2,), {}),
+    ("PixelUnshuffle", (2,), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "options"), LAYERS, ids=[row[0] for row in LAYERS])
+def test_layers_as_torch(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    n = int(name[-2]) if name[-2].isdigit() else 2
+    x = np.random.default_rng(0).standard_normal((2, 4, *(6, 4, 6)[:n]))
+    layer = getattr(ft.nn, name)(*arguments, **options)
+    assert not layer.parameters()
+    agree(layer, getattr(torch.nn, name)(*arguments, **options), x)

@@ -102,10 +102,12 @@ def _checked(input: Operand, grid: Operand, mode: str, padding_mode: str) -> tup
 
 @composed(
     samples=samples(
-        Sample((randn(2, 3, 4, 3), randn(2, 2, 5, 2, low=-1.2, high=1.2))),
-        Sample((randn(1, 2, 3, 4), randn(1, 3, 2, 2)), {"mode": "bicubic", "padding_mode": "border"}),
+        Sample((randn(2, 3, 4, 3), randn(2, 2, 5, 2, low=-1.2, high=1.2)), {"align_corners": False}),
+        Sample(
+            (randn(1, 2, 3, 4), randn(1, 3, 2, 2)), {"mode": "bicubic", "padding_mode": "border", "align_corners": True}
+        ),
         Sample((randn(1, 2, 3, 4), randn(1, 3, 2, 2)), {"padding_mode": "reflection", "align_corners": True}),
-        Sample((randn(1, 2, 3, 4), randn(1, 3, 2, 2)), {"mode": "nearest"}),
+        Sample((randn(1, 2, 3, 4), randn(1, 3, 2, 2)), {"mode": "nearest", "align_corners": False}),
         Sample((randn(1, 2, 2, 3, 2), randn(1, 1, 2, 2, 3, low=-1.2, high=1.2)), {"align_corners": True}),
     )
 )
@@ -155,9 +157,9 @@ def _across(size: int, align_corners: bool) -> np.ndarray:
 
 @composed(
     samples=samples(
-        Sample((randn(2, 2, 3), (2, 3, 4, 2))),
-        Sample((randn(1, 2, 3), (1, 1, 3, 1)), {"align_corners": True}),
-        Sample((randn(1, 3, 4), (1, 2, 2, 3, 2))),
+        Sample((randn(2, 2, 3), (2, 3, 4, 2), False)),
+        Sample((randn(1, 2, 3), (1, 1, 3, 2)), {"align_corners": True}),
+        Sample((randn(1, 3, 4), (1, 2, 2, 3, 2), False)),
     )
 )
 def affine_grid(theta: Operand, size: Sequence[int], align_corners: bool | None = None) -> Value:
