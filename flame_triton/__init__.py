@@ -17,6 +17,7 @@ config.interpreted()
 
 from .graph.autodiff import grad
 from .graph.evaluate import evaluate
+from .graph.fused import fused
 from .ir.node import Value
 from .ops.activation import (
     elu,
@@ -59,6 +60,7 @@ from .ops.arithmetic import (
     pow,
     reciprocal,
     remainder,
+    rint,
     round,
     sign,
     square,
@@ -67,6 +69,37 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.bitwise import (
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    gcd,
+    lcm,
+)
+from .ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from .ops.custom import (
+    custom_op,
+)
+from .ops.distance import (
+    cdist,
+    cosine_similarity,
+    dist,
+    pairwise_distance,
+)
+from .ops.einsum import (
+    einsum,
+    tensordot,
 )
 from .ops.elementary import (
     acos,
@@ -137,6 +170,26 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.linear_algebra import (
+    addbmm,
+    addmm,
+    addmv,
+    addr,
+    baddbmm,
+    bilinear,
+    chain_matmul,
+    cross,
+    dot,
+    inner,
+    kron,
+    matrix_norm,
+    matrix_power,
+    multi_dot,
+    mv,
+    outer,
+    vecdot,
+    vector_norm,
+)
 from .ops.logic import (
     equal,
     greater,
@@ -165,15 +218,76 @@ from .ops.loss import (
     smooth_l1_loss,
 )
 from .ops.matmul import (
+    bmm,
     linear,
     matmul,
+    mm,
+)
+from .ops.matrix import (
+    block_diag,
+    cartesian_prod,
+    diag,
+    diag_embed,
+    diagflat,
+    diagonal,
+    eye,
+    indices,
+    matrix_transpose,
+    meshgrid,
+    trace,
+    tri,
+    tril_indices,
+    triu_indices,
+    vander,
 )
 from .ops.norm import (
     layer_norm,
     rms_norm,
 )
+from .ops.numeric import (
+    addcdiv,
+    addcmul,
+    allclose,
+    copysign,
+    deg2rad,
+    entr,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    heaviside,
+    hypot,
+    isclose,
+    isneginf,
+    isposinf,
+    isreal,
+    ldexp,
+    lerp,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    rad2deg,
+    rsub,
+    signbit,
+    sinc,
+    xlog1py,
+    xlogy,
+)
 from .ops.padding import (
     pad,
+)
+from .ops.parts import (
+    column_stack,
+    dsplit,
+    dstack,
+    hsplit,
+    hstack,
+    split_with_sizes,
+    tensor_split,
+    vsplit,
+    vstack,
 )
 from .ops.pixel import (
     channel_shuffle,
@@ -203,6 +317,11 @@ from .ops.random import (
     rng_seed,
     uniform,
 )
+from .ops.ranges import (
+    geomspace,
+    linspace,
+    logspace,
+)
 from .ops.reduce import (
     all,
     any,
@@ -223,11 +342,70 @@ from .ops.resize import (
     upsample_bilinear,
     upsample_nearest,
 )
+from .ops.scan import (
+    cummax,
+    cummin,
+    cumprod,
+    cumsum,
+    cumulative_trapezoid,
+    linear_recurrence,
+    logcumsumexp,
+)
+from .ops.shape import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_tensors,
+    clone,
+    expand_as,
+    fliplr,
+    flipud,
+    moveaxis,
+    positive,
+    ravel,
+    reshape_as,
+    rot90,
+    select,
+    t,
+    unflatten,
+    unsqueeze,
+)
 from .ops.softmax import (
     log_softmax,
     logsumexp,
     softmax,
     softmin,
+)
+from .ops.sort import (
+    argsort,
+    bucketize,
+    kthvalue,
+    median,
+    mode,
+    msort,
+    nanmedian,
+    nanquantile,
+    quantile,
+    searchsorted,
+    sort,
+    topk,
+)
+from .ops.statistics import (
+    aminmax,
+    average,
+    corrcoef,
+    count_nonzero,
+    cov,
+    diff,
+    gradient,
+    nanmax,
+    nanmean,
+    nanmin,
+    nansum,
+    ptp,
+    std_mean,
+    trapezoid,
+    var_mean,
 )
 from .ops.view import (
     broadcast_to,
@@ -261,7 +439,6 @@ arctan = atan
 arctan2 = atan2
 arctanh = atanh
 astype = cast
-bmm = matmul
 cat = concat
 clip = clamp
 concatenate = concat
@@ -273,7 +450,6 @@ ge = greater_equal
 gt = greater
 le = less_equal
 lt = less
-mm = matmul
 multiply = mul
 ne = not_equal
 negative = neg
@@ -283,6 +459,22 @@ power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
+adjoint = matrix_transpose
+array_split = tensor_split
+broadcast_arrays = broadcast_tensors
+contiguous = clone
+copy = clone
+ger = outer
+movedim = moveaxis
+row_stack = vstack
+swapdims = swapaxes
+vdot = dot
+view_as = reshape_as
+bitwise_invert = bitwise_not
+expit = sigmoid
+fix = trunc
+sgn = sign
+trapz = trapezoid
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -363,5 +555,23 @@ __all__ = [
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
     "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
     "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
+    "einsum", "tensordot", "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye",
+    "indices", "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander", "addbmm",
+    "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron", "matrix_norm",
+    "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm", "cdist", "cosine_similarity", "dist",
+    "pairwise_distance", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as",
+    "fliplr", "flipud", "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten",
+    "unsqueeze", "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit",
+    "vstack", "geomspace", "linspace", "logspace", "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy",
+    "ger", "movedim", "row_stack", "swapdims", "vdot", "view_as", "custom_op", "fused", "rint", "addcdiv", "addcmul",
+    "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac", "heaviside", "hypot",
+    "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nextafter",
+    "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and", "bitwise_left_shift", "bitwise_not",
+    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax", "average", "corrcoef",
+    "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp", "std_mean",
+    "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz", "cummax", "cummin", "cumprod",
+    "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort", "bucketize", "kthvalue",
+    "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted", "sort", "topk", "conv1d",
+    "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]
 # fmt: on

@@ -66,6 +66,7 @@ class Stage(StrEnum):
     build = "build"
     simplify = "simplify"
     decompose = "decompose"
+    placement = "placement"
     legalise = "legalise"
     fuse = "fuse"
 

@@ -81,7 +81,11 @@ def _extended(x: Value, axis: int, before: int, after: int, mode: str) -> Value:
 @define(
     "pad",
     infer=_pad_type,
-    lowering=View(lambda node: IndexMap.dense(node.inputs[0].shape).pad(node.attrs["before"], node.attrs["after"])),
+    lowering=View(
+        lambda node: IndexMap.dense(node.inputs[0].shape).pad(node.attrs["before"], node.attrs["after"]),
+        "axiswise",
+        ("before", "after"),
+    ),
     ref=_pad_ref,
     vjp=lambda node, g: [slice_within(g, node.attrs["before"], node.inputs[0].shape)],
     samples=samples(

@@ -17,7 +17,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value, make
 from ..ir.op import Sample, View, call
-from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_shape
+from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_dimension, check_shape
 from .define import as_value, composed, define, randn, samples
 
 
@@ -48,7 +48,7 @@ def _reshape_simplify(node: Node) -> Value | None:
 @define(
     "reshape",
     infer=_reshape_type,
-    lowering=View(lambda node: _dense(node).reshape(node.type.shape)),
+    lowering=View(lambda node: _dense(node).reshape(node.type.shape), "reshape"),
     ref=lambda x, *, shape: x.reshape(shape),
     vjp=lambda node, g: [call("reshape", g, node.inputs[0].shape)],
     simplify=_reshape_simplify,
@@ -131,7 +131,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 @define(
     "transpose",
     infer=lambda x, *, axes: x.with_shape(tuple(x.shape[a] for a in axes)),
-    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"])),
+    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"]), "permute"),
     ref=lambda x, *, axes: np.transpose(x, axes),
     vjp=lambda node, g: [call("transpose", g, _inverse(node.attrs["axes"]))],
     simplify=_transpose_simplify,
@@ -147,12 +147,14 @@ def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
     return x if order == tuple(range(x.ndim)) else make("transpose", [x], axes=order).out
 
 
-@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))))
+@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))), aliases=("swapdims",))
 def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged."""
     x = as_value(x)
     order = list(range(x.ndim))
     a, b = check_axis(axis1, x.ndim, "axis1"), check_axis(axis2, x.ndim, "axis2")
+    if not x.ndim:
+        return x
     order[a], order[b] = b, a
     return transpose(x, order)
 
@@ -187,7 +189,7 @@ def _broadcast_simplify(node: Node) -> Value | None:
 @define(
     "broadcast_to",
     infer=_broadcast_type,
-    lowering=View(lambda node: _dense(node).expand(node.type.shape)),
+    lowering=View(lambda node: _dense(node).expand(node.type.shape), "axiswise", ("shape",)),
     ref=lambda x, *, shape: np.broadcast_to(x, shape),
     vjp=_broadcast_vjp,
     simplify=_broadcast_simplify,
@@ -266,7 +268,11 @@ def slice_within(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: S
 @define(
     "slice",
     infer=_slice_type,
-    lowering=View(lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"])),
+    lowering=View(
+        lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"]),
+        "axiswise",
+        ("starts", "sizes", "steps"),
+    ),
     ref=_slice_ref,
     vjp=_slice_vjp,
     simplify=_slice_simplify,
@@ -288,7 +294,7 @@ def slice(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: Sequence
 def narrow(x: Value, dim: int, start: int, length: int) -> Value:
     """`length` elements from `start` along one axis."""
     x = as_value(x)
-    axis = check_axis(dim, x.ndim, "dim")
+    axis = check_dimension(dim, x.ndim, "dim")
     begin = start + x.shape[axis] if start < 0 else start
     if not 0 <= begin <= begin + length <= x.shape[axis]:
         raise ShapeError(f"start {start}, length {length} leaves an axis of size {x.shape[axis]}")
