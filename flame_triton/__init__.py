@@ -32,6 +32,17 @@ from .ops.activation import (
     silu,
     softplus,
 )
+from .ops.adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 from .ops.arithmetic import (
     abs,
     add,
@@ -106,9 +117,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -123,6 +134,10 @@ from .ops.foreach import (
 )
 from .ops.getitem import (
     index_put,
+)
+from .ops.grid import (
+    affine_grid,
+    grid_sample,
 )
 from .ops.indexing import (
     embedding,
@@ -265,6 +280,9 @@ from .ops.numeric import (
     xlog1py,
     xlogy,
 )
+from .ops.padding import (
+    pad,
+)
 from .ops.parts import (
     column_stack,
     dsplit,
@@ -275,6 +293,25 @@ from .ops.parts import (
     tensor_split,
     vsplit,
     vstack,
+)
+from .ops.pixel import (
+    channel_shuffle,
+    patchify,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unpatchify,
+)
+from .ops.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    local_response_norm,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
 )
 from .ops.random import (
     bernoulli,
@@ -303,6 +340,12 @@ from .ops.reduce import (
     std,
     sum,
     var,
+)
+from .ops.resize import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
 )
 from .ops.scan import (
     cummax,
@@ -405,12 +448,17 @@ from .ops.view import (
     flatten,
     flip,
     narrow,
-    pad,
     reshape,
     slice,
     squeeze,
     swapaxes,
     transpose,
+)
+from .ops.window import (
+    fold,
+    sliding_window_view,
+    unfold,
+    unfold_axis,
 )
 from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
@@ -577,5 +625,11 @@ __all__ = [
     "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
     "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
     "embedding_bag", "take_along_axis", "take_along_dim",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm",
+    "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d",
+    "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
+    "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
+    "pixel_unshuffle", "unpatchify",
 ]
 # fmt: on

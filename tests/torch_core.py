@@ -61,8 +61,15 @@ def spread(name: str) -> Callable[..., Any]:
     return call
 
 
-def padded(x: torch.Tensor, widths: Any, value: float = 0.0) -> torch.Tensor:
-    return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
+def padded(x: torch.Tensor, widths: Any, value: float = 0.0, mode: str = "constant") -> torch.Tensor:
+    if isinstance(widths[0], int):
+        pairs = list(zip(widths[-2::-2], widths[::-2], strict=True))
+        widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    if mode == "constant":
+        return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
+    crop = tuple(slice(max(-b, 0), d + min(a, 0)) for d, (b, a) in zip(x.shape, widths, strict=True))
+    numpy = {"replicate": "edge", "circular": "wrap"}.get(mode, mode)
+    return torch.from_numpy(np.pad(x.numpy()[crop], np.maximum(widths, 0), numpy))
 
 
 def sliced(x: torch.Tensor, starts: Any, sizes: Any, steps: Any = None) -> torch.Tensor:
