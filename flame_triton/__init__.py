@@ -19,7 +19,9 @@ from .graph.autodiff import grad
 from .graph.evaluate import evaluate
 from .ir.node import Value
 from .ops.activation import (
+    celu,
     elu,
+    geglu,
     gelu,
     glu,
     hardswish,
@@ -27,9 +29,15 @@ from .ops.activation import (
     logsigmoid,
     mish,
     prelu,
+    quick_gelu,
+    reglu,
     relu,
+    selu,
     silu,
     softplus,
+    softsign,
+    swiglu,
+    tanhshrink,
 )
 from .ops.arithmetic import (
     abs,
@@ -56,6 +64,13 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.channel_norm import (
+    batch_norm,
+    batch_norm_with_stats,
+    group_norm,
+    instance_norm,
+    instance_norm_with_stats,
 )
 from .ops.distance import (
     cdist,
@@ -132,6 +147,12 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.likelihood_loss import (
+    binary_cross_entropy,
+    gaussian_nll_loss,
+    kl_div,
+    poisson_nll_loss,
+)
 from .ops.linear_algebra import (
     addbmm,
     addmm,
@@ -151,6 +172,9 @@ from .ops.linear_algebra import (
     outer,
     vecdot,
     vector_norm,
+)
+from .ops.linear_loss import (
+    linear_cross_entropy,
 )
 from .ops.logic import (
     equal,
@@ -179,6 +203,17 @@ from .ops.loss import (
     nll_loss,
     smooth_l1_loss,
 )
+from .ops.margin_loss import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from .ops.matmul import (
     bmm,
     linear,
@@ -203,8 +238,23 @@ from .ops.matrix import (
     vander,
 )
 from .ops.norm import (
+    ada_layer_norm,
     layer_norm,
+    modulate,
     rms_norm,
+)
+from .ops.piecewise import (
+    hardshrink,
+    hardsigmoid,
+    hardtanh,
+    relu6,
+    softshrink,
+    threshold,
+)
+from .ops.position import (
+    apply_rotary_emb,
+    rope_tables,
+    timestep_embedding,
 )
 from .ops.random import (
     bernoulli,
@@ -248,6 +298,12 @@ from .ops.view import (
     swapaxes,
     transpose,
 )
+from .ops.weight_norm import (
+    normalize,
+    spectral_norm,
+    standardize_weight,
+    weight_norm,
+)
 from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
 # The same functions under the names that NumPy, the array API or torch also give them.
@@ -281,6 +337,7 @@ permute_dims = transpose
 power = pow
 repeat_interleave = repeat
 subtract = sub
+swish = silu
 true_divide = div
 # Of the mathematics in matrix products, special functions, statistics and views.
 adjoint = matrix_transpose
@@ -337,6 +394,16 @@ __all__ = [
     "log_softmax", "logsumexp", "softmax", "softmin",
     # norm
     "layer_norm", "rms_norm",
+    # channel_norm
+    "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
+    # network: norms, activations, positions, losses
+    "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
+    "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
+    "linear_cross_entropy", "margin_ranking_loss", "modulate", "multi_margin_loss", "multilabel_margin_loss",
+    "multilabel_soft_margin_loss", "normalize", "poisson_nll_loss", "quick_gelu", "reglu", "relu6", "rope_tables",
+    "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
+    "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
+    "weight_norm",
     # loss
     "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
     "smooth_l1_loss",
