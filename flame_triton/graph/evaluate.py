@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GraphError, InputError
+from ..errors import GraphError, InputError, ShapeError
 from ..ir.graph import Graph
 from ..ir.node import Node, Value
-from ..ir.op import Fused, Leaf, Op
+from ..ir.op import Composite, Fused, Leaf, Op
 from ..types import DType, bool_, float64
 
 Array = np.ndarray[Any, Any]
@@ -122,6 +122,11 @@ class Plan:
         if isinstance(node.op.lowering, Fused):
             env.update(zip(node.outputs, self._fused(node, env), strict=True))
             return
+        if isinstance(node.op.lowering, Composite) and node.op.lowering.body:
+            body: Graph = node.attrs["body"]
+            feeds = {inner: env[v] for inner, v in zip(body.inputs, node.inputs, strict=True)}
+            env.update(zip(node.outputs, Plan(body, self.wide).run(feeds), strict=True))
+            return
         arrays: list[Array] = []
         for v in node.inputs:
             a = env[v]
@@ -132,6 +137,10 @@ class Plan:
         results = (result,) if len(node.outputs) == 1 else result
         for v, a in zip(node.outputs, results, strict=True):
             a = np.asarray(a)
+            if a.shape != v.shape:
+                raise ShapeError(
+                    f"the reference gives shape {a.shape}, the shape rule {v.shape}", op=node.op.name, loc=node.loc
+                )
             if v.dtype is bool_ and a.dtype != np.bool_:
                 a = a != 0
             env[v] = self._as(a, v.dtype)

@@ -105,9 +105,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Composite:
-    """build: from the node to the Values (one per output) that compute the same from other ops."""
+    """build: from the node to the Values (one per output) that compute the same from other ops.
+
+    body: the node's attribute `body` is a Graph that defines it, and evaluating it is evaluating that graph."""
 
     build: Callable[[Node], Value | Sequence[Value]]
+    body: bool = False
 
 
 @dataclass(frozen=True)
