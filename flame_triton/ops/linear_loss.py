@@ -4,7 +4,7 @@ With logits z = x W^T + b, p = softmax(z), V classes, smoothing s, and t the tar
     y = lse(z) - (1 - s) z_t - s / V sum(z),
 and with the cotangents g of y and h of lse
     dz = p (g + h) - g ((1 - s) [i = t] + s / V),  dx = dz W,  dW = dz^T x,  db = sum over rows of dz.
-Forward keeps y and lse, one number a row each. Backward computes the logits of each chunk transposed, W x^T: the same
+Forward keeps y and lse, one number a row each, as outputs for every chunk. Backward computes the logits of each chunk transposed, W x^T: the same
 numbers in another product, so that nothing takes them for those of the forward pass and keeps them.
 """
 
@@ -29,14 +29,14 @@ ROWS = 128  # chunks are multiples of this where they can be: whole tiles of a p
 
 def _type(
     x: TensorType, weight: TensorType, target: TensorType, *bias: TensorType, smoothing: float, chunk: int
-) -> tuple[TensorType, TensorType]:
-    row = TensorType((x.shape[0],), x.dtype.compute)
-    return row, row
+) -> tuple[TensorType, ...]:
+    """The losses of each chunk, then the lse of each."""
+    row = [TensorType((end - start,), x.dtype.compute) for start, end in _chunks(x.shape[0], chunk)]
+    return (*row, *row)
 
 
-def _chunks(node: Node) -> list[tuple[int, int]]:
+def _chunks(rows: int, chunk: int) -> list[tuple[int, int]]:
     """(first row, end) of each chunk."""
-    rows, chunk = node.inputs[0].shape[0], node.attrs["chunk"]
     return [(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]
 
 
@@ -54,8 +54,9 @@ def _product(a: Value, b: Value) -> Value:
 def _build(node: Node) -> list[Value]:
     x, weight, target, *bias = node.inputs
     smoothing, classes = node.attrs["smoothing"], weight.shape[0]
-    losses, sums = [], []
-    for start, end in _chunks(node):
+    losses: list[Value] = []
+    sums: list[Value] = []
+    for start, end in _chunks(x.shape[0], node.attrs["chunk"]):
         logits = _product(x[start:end], call("transpose", weight))
         logits = add(logits, call("cast", bias[0], logits.dtype)) if bias else logits
         lse = logsumexp(logits, 1)
@@ -63,33 +64,37 @@ def _build(node: Node) -> list[Value]:
         loss = sub(lse, mul(own, 1 - smoothing))
         losses.append(sub(loss, mul(sum(logits, 1), smoothing / classes)) if smoothing else loss)
         sums.append(lse)
-    return [call("concat", losses, 0), call("concat", sums, 0)]
+    return [*losses, *sums]
 
 
 def _ref(
     x: np.ndarray, weight: np.ndarray, target: np.ndarray, *bias: np.ndarray, smoothing: float, chunk: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     logits = x @ weight.T + (bias[0] if bias else 0)
     top = logits.max(1)
     lse = top + np.log(np.exp(logits - top[:, None]).sum(1))
     there = (target >= 0) & (target < len(weight))
     own = np.where(there, logits[np.arange(len(x)), np.where(there, target, 0)], 0)
-    return lse - (1 - smoothing) * own - smoothing * logits.mean(1), lse
+    loss = lse - (1 - smoothing) * own - smoothing * logits.mean(1)
+    return tuple(v[start:end] for v in (loss, lse) for start, end in _chunks(len(x), chunk))
 
 
-def _vjp(node: Node, g: Value | None, g_lse: Value | None) -> list[Value | None]:
+def _vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
     x, weight, target, *bias = node.inputs
-    lse, smoothing, classes = node.outputs[1], node.attrs["smoothing"], weight.shape[0]
+    smoothing, classes = node.attrs["smoothing"], weight.shape[0]
+    count = len(node.outputs) // 2
     dx: list[Value] = []
     dw: Value | None = None
     db: Value | None = None
-    for start, end in _chunks(node):
+    for i, (start, end) in enumerate(_chunks(x.shape[0], node.attrs["chunk"])):
+        rows, of_lse, lse = cotangents[i], cotangents[count + i], node.outputs[count + i]
         z = _product(weight, call("transpose", x[start:end]))  # [V, rows]
         z = add(z, call("expand_dims", call("cast", bias[0], z.dtype), 1)) if bias else z
-        p = exp(sub(z, lse[start:end]))
-        rows = None if g is None else g[start:end]
-        both = [v for v in (rows, None if g_lse is None else g_lse[start:end]) if v is not None]
-        dz = mul(p, both[0] if len(both) == 1 else add(*both))
+        both = [v for v in (rows, of_lse) if v is not None]
+        if not both:
+            dx.append(call("full", (end - start, x.shape[1]), 0.0, x.dtype))
+            continue
+        dz = mul(exp(sub(z, lse)), both[0] if len(both) == 1 else add(*both))
         if rows is not None:
             wanted = mul(call("cast", _hits(target[start:end], classes, 0), z.dtype), 1 - smoothing)
             dz = sub(dz, mul(rows, add(wanted, smoothing / classes)))
@@ -100,7 +105,7 @@ def _vjp(node: Node, g: Value | None, g_lse: Value | None) -> list[Value | None]
         if bias:
             column = sum(dz, 1)
             db = column if db is None else add(db, column)
-    assert dw is not None
+    assert dw is not None  # a rule is asked only if some output has a cotangent
     found = [call("concat", dx, 0), call("cast", dw, weight.dtype), None]
     return [*found, call("cast", db, bias[0].dtype)] if db is not None else found
 
@@ -169,7 +174,8 @@ def linear_cross_entropy(
     if not targets.size:
         terms = call("full", (0,), 0.0, x.dtype.compute)
     else:
-        terms = make("linear_cross_entropy", inputs, smoothing=float(label_smoothing), chunk=size).outputs[0]
+        found = make("linear_cross_entropy", inputs, smoothing=float(label_smoothing), chunk=size).outputs
+        terms = call("concat", found[: len(found) // 2], 0)
     loss = counted(terms, targets, ignore_index, classes)
     if reduction == "mean":
         return call("cast", div(sum(loss), sum(call("cast", kept, loss.dtype))), x.dtype)
