@@ -4,6 +4,17 @@ from . import init
 from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
 from .layers import Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, Parameter, Sequential
+from .norms import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    SpectralNorm,
+    StandardizedWeight,
+)
 
 __all__ = [
     "MLP",
