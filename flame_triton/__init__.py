@@ -20,7 +20,9 @@ from .graph.evaluate import evaluate
 from .graph.fused import fused
 from .ir.node import Value
 from .ops.activation import (
+    celu,
     elu,
+    geglu,
     gelu,
     glu,
     hardswish,
@@ -28,9 +30,15 @@ from .ops.activation import (
     logsigmoid,
     mish,
     prelu,
+    quick_gelu,
+    reglu,
     relu,
+    selu,
     silu,
     softplus,
+    softsign,
+    swiglu,
+    tanhshrink,
 )
 from .ops.adaptive import (
     adaptive_avg_pool1d,
@@ -80,6 +88,13 @@ from .ops.bitwise import (
     gcd,
     lcm,
 )
+from .ops.channel_norm import (
+    batch_norm,
+    batch_norm_with_stats,
+    group_norm,
+    instance_norm,
+    instance_norm_with_stats,
+)
 from .ops.conv import (
     conv1d,
     conv2d,
@@ -117,9 +132,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -175,6 +190,12 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.likelihood_loss import (
+    binary_cross_entropy,
+    gaussian_nll_loss,
+    kl_div,
+    poisson_nll_loss,
+)
 from .ops.linear_algebra import (
     addbmm,
     addmm,
@@ -194,6 +215,9 @@ from .ops.linear_algebra import (
     outer,
     vecdot,
     vector_norm,
+)
+from .ops.linear_loss import (
+    linear_cross_entropy,
 )
 from .ops.logic import (
     equal,
@@ -222,6 +246,17 @@ from .ops.loss import (
     nll_loss,
     smooth_l1_loss,
 )
+from .ops.margin_loss import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from .ops.matmul import (
     bmm,
     linear,
@@ -246,7 +281,9 @@ from .ops.matrix import (
     vander,
 )
 from .ops.norm import (
+    ada_layer_norm,
     layer_norm,
+    modulate,
     rms_norm,
 )
 from .ops.numeric import (
@@ -294,6 +331,14 @@ from .ops.parts import (
     vsplit,
     vstack,
 )
+from .ops.piecewise import (
+    hardshrink,
+    hardsigmoid,
+    hardtanh,
+    relu6,
+    softshrink,
+    threshold,
+)
 from .ops.pixel import (
     channel_shuffle,
     patchify,
@@ -312,6 +357,11 @@ from .ops.pool import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
+)
+from .ops.position import (
+    apply_rotary_emb,
+    rope_tables,
+    timestep_embedding,
 )
 from .ops.random import (
     bernoulli,
@@ -454,6 +504,12 @@ from .ops.view import (
     swapaxes,
     transpose,
 )
+from .ops.weight_norm import (
+    normalize,
+    spectral_norm,
+    standardize_weight,
+    weight_norm,
+)
 from .ops.window import (
     fold,
     sliding_window_view,
@@ -514,6 +570,7 @@ trapz = trapezoid
 gammaln = lgamma
 psi = digamma
 take_along_dim = take_along_axis
+swish = silu
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -631,5 +688,13 @@ __all__ = [
     "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
     "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
     "pixel_unshuffle", "unpatchify",
+    "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
+    "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
+    "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
+    "linear_cross_entropy", "margin_ranking_loss", "modulate", "multi_margin_loss", "multilabel_margin_loss",
+    "multilabel_soft_margin_loss", "normalize", "poisson_nll_loss", "quick_gelu", "reglu", "relu6", "rope_tables",
+    "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
+    "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
+    "weight_norm",
 ]
 # fmt: on

@@ -1,9 +1,20 @@
 """Layers and blocks as graph builders with named parameters."""
 
 from . import init
-from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
+from .blocks import Attention, MLP, TimestepEmbedding, modulate, sinusoid
 from .layers import Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, Parameter, Sequential
+from .norms import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    SpectralNorm,
+    StandardizedWeight,
+)
 from .pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -21,7 +32,6 @@ from .pool import (
 from .resize import PixelShuffle, PixelUnshuffle, Upsample
 
 __all__ = [
-    "MLP",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -32,9 +42,17 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Embedding",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "Linear",
+    "MLP",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
@@ -44,6 +62,8 @@ __all__ = [
     "PixelUnshuffle",
     "RMSNorm",
     "Sequential",
+    "SpectralNorm",
+    "StandardizedWeight",
     "TimestepEmbedding",
     "Upsample",
     "init",
