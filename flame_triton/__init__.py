@@ -58,8 +58,7 @@ from .ops.arithmetic import (
 from .ops.attention import (
     scaled_dot_product_attention,
 )
-from .ops.custom import (
-    custom_op,
+from .ops.custom import custom_op
 from .ops.distance import (
     cdist,
     cosine_similarity,
