@@ -49,6 +49,7 @@ from .ops.arithmetic import (
     pow,
     reciprocal,
     remainder,
+    rint,
     round,
     sign,
     square,
@@ -58,7 +59,27 @@ from .ops.arithmetic import (
 from .ops.attention import (
     scaled_dot_product_attention,
 )
-from .ops.custom import custom_op
+from .ops.bitwise import (
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    gcd,
+    lcm,
+)
+from .ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from .ops.custom import (
+    custom_op,
+)
 from .ops.distance import (
     cdist,
     cosine_similarity,
@@ -85,9 +106,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -208,6 +229,48 @@ from .ops.norm import (
     layer_norm,
     rms_norm,
 )
+from .ops.numeric import (
+    addcdiv,
+    addcmul,
+    allclose,
+    copysign,
+    deg2rad,
+    entr,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    heaviside,
+    hypot,
+    isclose,
+    isneginf,
+    isposinf,
+    isreal,
+    ldexp,
+    lerp,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    rad2deg,
+    rsub,
+    signbit,
+    sinc,
+    xlog1py,
+    xlogy,
+)
+from .ops.parts import (
+    column_stack,
+    dsplit,
+    dstack,
+    hsplit,
+    hstack,
+    split_with_sizes,
+    tensor_split,
+    vsplit,
+    vstack,
+)
 from .ops.random import (
     bernoulli,
     dropout,
@@ -216,6 +279,11 @@ from .ops.random import (
     randint,
     rng_seed,
     uniform,
+)
+from .ops.ranges import (
+    geomspace,
+    linspace,
+    logspace,
 )
 from .ops.reduce import (
     all,
@@ -231,11 +299,70 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.scan import (
+    cummax,
+    cummin,
+    cumprod,
+    cumsum,
+    cumulative_trapezoid,
+    linear_recurrence,
+    logcumsumexp,
+)
+from .ops.shape import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_tensors,
+    clone,
+    expand_as,
+    fliplr,
+    flipud,
+    moveaxis,
+    positive,
+    ravel,
+    reshape_as,
+    rot90,
+    select,
+    t,
+    unflatten,
+    unsqueeze,
+)
 from .ops.softmax import (
     log_softmax,
     logsumexp,
     softmax,
     softmin,
+)
+from .ops.sort import (
+    argsort,
+    bucketize,
+    kthvalue,
+    median,
+    mode,
+    msort,
+    nanmedian,
+    nanquantile,
+    quantile,
+    searchsorted,
+    sort,
+    topk,
+)
+from .ops.statistics import (
+    aminmax,
+    average,
+    corrcoef,
+    count_nonzero,
+    cov,
+    diff,
+    gradient,
+    nanmax,
+    nanmean,
+    nanmin,
+    nansum,
+    ptp,
+    std_mean,
+    trapezoid,
+    var_mean,
 )
 from .ops.view import (
     broadcast_to,
@@ -288,6 +415,19 @@ true_divide = div
 adjoint = matrix_transpose
 ger = outer
 vdot = dot
+array_split = tensor_split
+broadcast_arrays = broadcast_tensors
+contiguous = clone
+copy = clone
+movedim = moveaxis
+row_stack = vstack
+swapdims = swapaxes
+view_as = reshape_as
+bitwise_invert = bitwise_not
+expit = sigmoid
+fix = trunc
+sgn = sign
+trapz = trapezoid
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -377,5 +517,18 @@ __all__ = [
     "cdist", "cosine_similarity", "dist", "pairwise_distance",
     # other names of mathematics
     "adjoint", "ger", "vdot",
+    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
+    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze", "column_stack",
+    "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack", "geomspace",
+    "linspace", "logspace", "array_split", "broadcast_arrays", "contiguous", "copy", "movedim", "row_stack",
+    "swapdims", "view_as", "rint", "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power",
+    "fmax", "fmin", "fmod", "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp",
+    "lerp", "logaddexp", "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy",
+    "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd",
+    "lcm", "aminmax", "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean",
+    "nanmin", "nansum", "ptp", "std_mean", "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz",
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort",
+    "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
+    "sort", "topk", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]
 # fmt: on

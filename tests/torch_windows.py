@@ -25,7 +25,9 @@ def window_maximum(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 TORCH: dict[str, Callable[..., Any]] = {
     **named("unfold fold max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d"),
-    **named("lp_pool3d local_response_norm"),
+    **named("lp_pool3d local_response_norm interpolate upsample upsample_nearest upsample_bilinear"),
+    **named("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d"),
+    **named("adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d"),
     "sliding_window_view": window_view,
     "unfold_axis": lambda x, dim, size, step: x.unfold(dim, size, step),
     "window_max": window_maximum,

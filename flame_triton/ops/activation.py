@@ -84,12 +84,11 @@ def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Value:
     samples=samples(Sample((randn(2, 3, 4), np.array([0.25, -0.5, 1.5]))), Sample((randn(5), np.array([0.1])))),
 )
 def prelu(x: Operand, weight: Operand) -> Value:
-    """x where x > 0, else weight * x.  x: [N, C, ...] with weight [C], or any shape with weight [1]."""
+    """x where x > 0, else weight * x.  x: [N, C, ...] with weight [C], or any shape with weight [1] or []."""
     x, weight = as_value(x), as_value(weight)
-    if weight.ndim != 1 or (weight.size != 1 and (x.ndim < 2 or x.shape[1] != weight.size)):
+    if weight.ndim > 1 or (weight.size != 1 and (x.ndim < 2 or x.shape[1] != weight.size)):
         raise ShapeError(f"weight {weight.shape} is not one number, nor one for each channel of x {x.shape}")
-    if weight.size != 1:
-        weight = call("reshape", weight, (weight.size,) + (1,) * (x.ndim - 2))
+    weight = call("reshape", weight, () if weight.size == 1 else (weight.size,) + (1,) * (x.ndim - 2))
     return where(greater(x, 0.0), x, mul(x, weight))
 
 

@@ -133,6 +133,13 @@ def block_diag(*matrices: Operand) -> Value:
 
 # ---- patterns --------------------------------------------------------------------------------------------------
 
+_pattern = samples(
+    Sample((3,), grad=()), Sample((2, 4, 1), grad=()), Sample((3, 2), {"offset": -1, "dtype": "int64"}, grad=())
+)
+_triangles = samples(
+    Sample((3, 4), grad=()), Sample((4, 3, -1), grad=()), Sample((2, 3), {"offset": 1, "dtype": "int32"}, grad=())
+)
+
 
 @composed(
     samples=samples(

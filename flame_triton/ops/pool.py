@@ -10,8 +10,7 @@ lp     (sum x^p)^(1/p), zero where the sum is not positive
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,8 @@ from ..ir.node import Node, Value, make
 from ..ir.op import Composite, Sample, call
 from ..types import TensorType, bool_, int32, int64
 from .define import Operand, as_value, composed, define, randn, samples, wide
-from .view import broadcast_to, expand_dims, pad_with, reshape
-from .window import Ints, positive, spans, windows
-
-Size: TypeAlias = "int | Sequence[int]"
+from .view import broadcast_to, expand_dims, reshape
+from .window import Ints, Size, numbers, spans, windows
 
 NOWHERE = 2**31 - 1
 """The place of an element that is padding: above all others, so never the first of the largest."""
@@ -72,9 +69,9 @@ def _geometry(
     x: Value, n: int, kernel_size: Size, stride: Size | None, padding: Size, dilation: Size, ceil_mode: bool
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """(kernel, stride, padding before, padding after, dilation), one of each for every axis; checked."""
-    kernel = positive(kernel_size, n, "kernel_size")
-    steps = kernel if stride is None or stride == () else positive(stride, n, "stride")
-    before, apart = positive(padding, n, "padding", 0), positive(dilation, n, "dilation")
+    kernel = numbers(kernel_size, n, "kernel_size")
+    steps = kernel if stride is None or stride == () else numbers(stride, n, "stride")
+    before, apart = numbers(padding, n, "padding", 0), numbers(dilation, n, "dilation")
     for p, reach in zip(before, spans(kernel, apart), strict=True):
         if p > reach // 2:
             raise ArgumentError(f"padding {p} is more than half of the window, which reaches over {reach}")
@@ -165,11 +162,9 @@ def _max_pool(
     x = image(input, n)
     kernel, steps, before, after, apart = _geometry(x, n, kernel_size, stride, padding, dilation, ceil_mode)
     plane = x.shape[x.ndim - n :]
-    still = [0] * (x.ndim - n)
     places = reshape(call("arange", math.prod(plane), dtype=int32), plane)
-    places = windows(pad_with(places, before, after, NOWHERE), kernel, steps, apart)
-    padded = pad_with(x, [*still, *before], [*still, *after], lowest(x))
-    return pooled_max(windows(padded, kernel, steps, apart), places, return_indices)
+    places = windows(places, kernel, steps, apart, before, after, NOWHERE)
+    return pooled_max(windows(x, kernel, steps, apart, before, after, lowest(x)), places, return_indices)
 
 
 @composed(
@@ -270,8 +265,8 @@ def _avg_pool(
     x = floating_image(input, n)
     kernel, steps, before, after, apart = _geometry(x, n, kernel_size, stride, padding, 1, ceil_mode)
     lead = x.ndim - n
-    padded = pad_with(wide(x), [*[0] * lead, *before], [*[0] * lead, *after])
-    total = call("sum", windows(padded, kernel, steps, apart), axis=tuple(range(lead, lead + n)))
+    found = windows(wide(x), kernel, steps, apart, before, after)
+    total = call("sum", found, axis=tuple(range(lead, lead + n)))
     if divisor_override is not None:
         if divisor_override == 0:
             raise ArgumentError("divisor_override must not be 0")
@@ -352,7 +347,7 @@ def _lp_pool(n: int, input: Operand, p: float, kernel_size: Size, stride: Size |
         raise ArgumentError("norm_type must not be 0")
     powers = call("square", wide(x)) if p == 2 else call("pow", wide(x), p)
     mean = _avg_pool(n, powers, kernel_size, stride, 0, ceil_mode, True, None)
-    total = call("mul", mean, float(math.prod(positive(kernel_size, n, "kernel_size"))))
+    total = call("mul", mean, float(math.prod(numbers(kernel_size, n, "kernel_size"))))
     none = call("less_equal", total, 0.0)
     root = call("pow", call("where", none, 1.0, total), 1 / p)
     return call("cast", call("where", none, 0.0, root), x.dtype)
@@ -392,10 +387,10 @@ def local_response_norm(input: Operand, size: int, alpha: float = 1e-4, beta: fl
         raise ShapeError(f"needs [N, C, ...] of three axes or more, got {x.shape}")
     if not x.dtype.is_float:
         raise DTypeError(f"needs a floating tensor, got {x.dtype}")
-    (size,) = positive(size, 1, "size")
-    still = [0] * (x.ndim - 2)
-    squares = pad_with(call("square", wide(x)), [0, size // 2, *still], [0, (size - 1) // 2, *still])
-    near = windows(squares, (size, *[1] * len(still)))
+    (size,) = numbers(size, 1, "size")
+    ones, still = [1] * (x.ndim - 2), [0] * (x.ndim - 2)
+    squares = call("square", wide(x))
+    near = windows(squares, (size, *ones), before=(size // 2, *still), after=((size - 1) // 2, *still))
     mean = call("div", call("sum", near, axis=tuple(range(1, x.ndim))), float(size))
     scale = call("pow", call("add", call("mul", mean, alpha), k), beta)
     return call("cast", call("div", wide(x), scale), x.dtype)

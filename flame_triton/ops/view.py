@@ -17,7 +17,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value, make
 from ..ir.op import Sample, View, call
-from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_shape
+from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_dimension, check_shape
 from .define import as_value, composed, define, randn, samples
 
 
@@ -147,12 +147,14 @@ def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
     return x if order == tuple(range(x.ndim)) else make("transpose", [x], axes=order).out
 
 
-@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))))
+@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))), aliases=("swapdims",))
 def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged."""
     x = as_value(x)
     order = list(range(x.ndim))
     a, b = check_axis(axis1, x.ndim, "axis1"), check_axis(axis2, x.ndim, "axis2")
+    if not x.ndim:
+        return x
     order[a], order[b] = b, a
     return transpose(x, order)
 
@@ -292,7 +294,7 @@ def slice(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: Sequence
 def narrow(x: Value, dim: int, start: int, length: int) -> Value:
     """`length` elements from `start` along one axis."""
     x = as_value(x)
-    axis = check_axis(dim, x.ndim, "dim")
+    axis = check_dimension(dim, x.ndim, "dim")
     begin = start + x.shape[axis] if start < 0 else start
     if not 0 <= begin <= begin + length <= x.shape[axis]:
         raise ShapeError(f"start {start}, length {length} leaves an axis of size {x.shape[axis]}")
