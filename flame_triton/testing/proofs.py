@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import FlameError
+from ..graph import show
 from ..graph.evaluate import evaluate
+from ..graph.pipeline import optimise
+from ..graph.plan import Target
 from ..ir.graph import Graph
+from ..ir.verify import verify
 from ..ops.leaf import constant
 from ..types import FLOATS, DType, DTypeLike, bfloat16
 from ..types import dtype as as_dtype
 from .cases import Case
 from .compare import TOLERANCE, assert_close
 from .grads import check_grads
+from .graphs import RandomGraph, random_graph
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,64 @@ def check_gradient(case: Case, **options: Any) -> None:
         return case.call(*mixed)
 
     check_grads(fn, *(arrays[i] for i in case.wrt), **options)
+
+
+# ---- random graphs ---------------------------------------------------------------------------------------------
+
+LIMIT = 1e-9
+"""Relative RMS error that a float64 graph may have against the oracle, relative to its largest element."""
+
+
+@dataclass(frozen=True)
+class GraphFinding:
+    """The outcome for one random graph. size: moves, the fewest that fail; problem: empty if everything agrees; called:
+    the functions in it; text: the graph, if it fails."""
+
+    seed: int
+    size: int
+    called: tuple[str, ...]
+    problem: str = ""
+    text: str = ""
+
+
+def prove_graphs(count: int, seed: int = 0, size: int = 6, device: str | None = None) -> Iterator[GraphFinding]:
+    """`count` random graphs over the whole registry, forward and backward: well formed after every pass, equal to the
+    oracle after the last one, and through the kernels. One that fails is made as small as it goes on failing."""
+    for number in range(seed, seed + count):
+        made = random_graph(number, size=size)
+        problem = _graph_problem(made, device)
+        if not problem:
+            yield GraphFinding(number, size, tuple(made.called))
+            continue
+        shorter, size_found = made, size
+        for fewer in range(1, size):
+            candidate = random_graph(number, size=fewer)
+            found = _graph_problem(candidate, device)
+            if found:
+                shorter, size_found, problem = candidate, fewer, found
+                break
+        yield GraphFinding(number, size_found, tuple(shorter.called), problem, show.text(shorter.graph))
+
+
+def _graph_problem(made: RandomGraph, device: str | None) -> str:
+    try:
+        check_graph(made, device)
+    except Exception as error:  # whatever a pass or a kernel raises is the finding
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def check_graph(made: RandomGraph, device: str | None = None) -> None:
+    """Raises GraphError if a pass makes an ill-formed graph, AssertionError if a result differs from the oracle."""
+    graph = made.graph
+    want = evaluate(graph, made.feeds)
+    scale = max(1.0, *(float(np.abs(w).max(initial=0)) for w in want))
+    for target in (Target(), Target(interpreted=True)):
+        fused = optimise(graph, target=target, dump=lambda stage, staged: verify(staged, stage))
+        _compare_all(evaluate(fused, made.feeds), want, scale, f"after the passes for sm_{target.arch}")
+    _compare_all(run_kernels(graph, [made.feeds[v] for v in graph.inputs], device), want, scale, "through the kernels")
+
+
+def _compare_all(found: Iterable[np.ndarray], want: Iterable[np.ndarray], scale: float, what: str) -> None:
+    for i, (a, r) in enumerate(zip(found, want, strict=True)):
+        assert_close(a, r, "float64", tolerance=LIMIT, floor=scale, what=f"output {i} {what}")
