@@ -302,9 +302,8 @@ def check(
         chosen = list(cases() if module is None else user_cases(_module_name(module)))
         chosen = [case for case in chosen if only in case.name]
         if not chosen:
-            raise ArgumentError(
-                f"{module or 'the registry'} has no function with samples" + (f" like {only!r}" if only else "")
-            )
+            which = f" whose name holds {only!r}" if only else ""
+            raise ArgumentError(f"{module or 'the registry'} has no function with samples{which}")
         findings = list(_watched(prove(chosen, device), len(chosen) * PROOFS, "proofs", as_json))
         failed = [f for f in findings if f.problem]
         lines = [f"{f.case}, {f.what}: {f.problem}" for f in failed]
