@@ -12,7 +12,7 @@ from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import make
 from flame_triton.ir.op import OPS, Composite, Kernel, Op, Pointwise, Reduce, View, register
 from flame_triton.ops.define import SAMPLED, same_type
-from flame_triton.testing import Case, assert_close, cases, check_grads
+from flame_triton.testing import Case, assert_close, cases, check_gradient, check_grads, differentiable
 
 CASES = list(cases())
 
@@ -28,24 +28,7 @@ def without_gradient() -> set[str]:
     return {*NO_GRADIENT, *said}
 
 
-def differentiable(case: Case) -> bool:
-    return bool(case.wrt) and any(v.dtype.is_float for v in case.graph().outputs)
-
-
 DIFFERENTIABLE = [case for case in CASES if differentiable(case)]
-
-
-def check(case: Case, **options) -> None:
-    """check_grads in the arrays to be differentiated, the others held fixed."""
-    arrays = case.arrays
-
-    def fn(*values):
-        mixed = [ft.constant(a) for a in arrays]
-        for i, v in zip(case.wrt, values, strict=True):
-            mixed[i] = v
-        return case.call(*mixed)
-
-    check_grads(fn, *(arrays[i] for i in case.wrt), **options)
 
 
 def test_every_function_is_differentiated_or_listed() -> None:
@@ -78,13 +61,13 @@ def _with_gradients(case: Case) -> list[ft.Value]:
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
 def test_gradient(case: Case) -> None:
-    check(case, order=1)
+    check_gradient(case, order=1)
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
 def test_second_gradient(case: Case) -> None:
     """Of every op, none left out: the gradient is itself differentiable in the operands and in the cotangent."""
-    check(case, order=2)
+    check_gradient(case, order=2)
 
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)

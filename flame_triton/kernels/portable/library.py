@@ -220,6 +220,16 @@ def store(ptr, offsets, value, mask=None):
         tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def flag(x):
+    """A bool that & and | take. In the interpreter the result of comparing scalars keeps the operands' own type behind
+    its int1, and a block made of it would hold floats."""
+    if INTERPRETED:
+        return x.to(tl.int32).to(tl.int1)
+    else:
+        return x
+
+
 # --- rounding ---
 
 
