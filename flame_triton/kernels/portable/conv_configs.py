@@ -110,7 +110,7 @@ def heuristic(problem: Problem, interpreted: bool, arch: int = 90) -> Config:
         widest = max(16, _power_of_two(problem.columns))
         found = [c for c in found if c.BLOCK_N <= widest] or found
     best = min(found, key=lambda c: math.floor(matmul_configs.estimate_cycles(c, product, arch)))
-    block_k = best.BLOCK_K
+    block_k = min(best.BLOCK_K, 32) if flat else best.BLOCK_K
     if problem.kind != "wgrad" and not flat:
         block_k = min(block_k, max(16, _power_of_two(problem.inner)))
         while block_k > 32 and problem.inner % block_k and problem.inner % (block_k // 2) == 0:
