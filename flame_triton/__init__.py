@@ -49,6 +49,7 @@ from .ops.arithmetic import (
     pow,
     reciprocal,
     remainder,
+    rint,
     round,
     sign,
     square,
@@ -57,6 +58,24 @@ from .ops.arithmetic import (
 )
 from .ops.attention import (
     scaled_dot_product_attention,
+)
+from .ops.bitwise import (
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    gcd,
+    lcm,
+)
+from .ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
 )
 from .ops.custom import (
     custom_op,
@@ -210,6 +229,37 @@ from .ops.norm import (
     layer_norm,
     rms_norm,
 )
+from .ops.numeric import (
+    addcdiv,
+    addcmul,
+    allclose,
+    copysign,
+    deg2rad,
+    entr,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    heaviside,
+    hypot,
+    isclose,
+    isneginf,
+    isposinf,
+    isreal,
+    ldexp,
+    lerp,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    rad2deg,
+    rsub,
+    signbit,
+    sinc,
+    xlog1py,
+    xlogy,
+)
 from .ops.parts import (
     column_stack,
     dsplit,
@@ -249,6 +299,15 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.scan import (
+    cummax,
+    cummin,
+    cumprod,
+    cumsum,
+    cumulative_trapezoid,
+    linear_recurrence,
+    logcumsumexp,
+)
 from .ops.shape import (
     atleast_1d,
     atleast_2d,
@@ -273,6 +332,37 @@ from .ops.softmax import (
     logsumexp,
     softmax,
     softmin,
+)
+from .ops.sort import (
+    argsort,
+    bucketize,
+    kthvalue,
+    median,
+    mode,
+    msort,
+    nanmedian,
+    nanquantile,
+    quantile,
+    searchsorted,
+    sort,
+    topk,
+)
+from .ops.statistics import (
+    aminmax,
+    average,
+    corrcoef,
+    count_nonzero,
+    cov,
+    diff,
+    gradient,
+    nanmax,
+    nanmean,
+    nanmin,
+    nansum,
+    ptp,
+    std_mean,
+    trapezoid,
+    var_mean,
 )
 from .ops.view import (
     broadcast_to,
@@ -333,6 +423,11 @@ row_stack = vstack
 swapdims = swapaxes
 vdot = dot
 view_as = reshape_as
+bitwise_invert = bitwise_not
+expit = sigmoid
+fix = trunc
+sgn = sign
+trapz = trapezoid
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -429,5 +524,15 @@ __all__ = [
     "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
     "vdot", "view_as",
     "custom_op", "fused",
+    "rint", "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod",
+    "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp",
+    "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and",
+    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax",
+    "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp",
+    "std_mean", "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz",
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort",
+    "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
+    "sort", "topk",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 ]
 # fmt: on

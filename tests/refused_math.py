@@ -95,12 +95,45 @@ SHAPES = [
     ("logspace", lambda: ft.logspace(0, 1, dtype="bool"), DTypeError, "bool"),
     ("geomspace", lambda: ft.geomspace(-1, 1), ArgumentError, "one sign"),
 ]
+NUMERIC = [
+    ("div", lambda: ft.div(f(3), 2, rounding_mode="up"), ArgumentError, "rounding_mode"),
+    ("round", lambda: ft.round(i(3), decimals=-1), DTypeError, "int64"),
+    ("copysign", lambda: ft.copysign(f(3), f(4)), ShapeError, "broadcast"),
+    ("heaviside", lambda: ft.heaviside(b(3), b(3)), DTypeError, "bool"),
+    ("nextafter", lambda: ft.nextafter(f(3, dtype="bfloat16"), 1.0), DTypeError, "float32 or float64"),
+    ("frac", lambda: ft.frac(i(3)), DTypeError, "int64"),
+    ("deg2rad", lambda: ft.deg2rad(b(3)), DTypeError, "bool"),
+    ("rad2deg", lambda: ft.rad2deg(b(3)), DTypeError, "bool"),
+    ("lerp", lambda: ft.lerp(i(3), i(3), 1), DTypeError, "int64"),
+    ("addcdiv", lambda: ft.addcdiv(i(3), i(3), i(3)), DTypeError, "int64"),
+    ("isclose", lambda: ft.isclose(f(3), f(3), rtol=-1.0), ArgumentError, "negative"),
+    ("bitwise_and", lambda: f(3) & f(3), DTypeError, "integers or bools"),
+    ("bitwise_not", lambda: ~f(3), DTypeError, "integers or bools"),
+    ("bitwise_left_shift", lambda: b(3) << b(3), DTypeError, "bool"),
+    ("gcd", lambda: ft.gcd(f(3), 2), DTypeError, "float32"),
+]
+STATISTICS = [
+    ("nanmean", lambda: ft.nanmean(i(3)), DTypeError, "int64"),
+    ("average", lambda: ft.average(f(3, 4), weights=f(4)), ShapeError, "weights"),
+    ("cov", lambda: ft.cov(f(2, 3, 4)), ShapeError, "observations"),
+    ("cov", lambda: ft.cov(f(2, 3), fweights=f(3)), DTypeError, "integers"),
+    ("cov", lambda: ft.cov(f(2, 3), aweights=f(2)), ShapeError, "each of 3"),
+    ("corrcoef", lambda: ft.corrcoef(i(2, 3)), DTypeError, "int64"),
+    ("trapezoid", lambda: ft.trapezoid(f()), ShapeError, "dimensions"),
+    ("diff", lambda: ft.diff(f(3), -1), ArgumentError, "negative"),
+    ("diff", lambda: ft.diff(f()), ShapeError, "dimensions"),
+    ("gradient", lambda: ft.gradient(f(3), edge_order=3), ArgumentError, "edge_order"),
+    ("gradient", lambda: ft.gradient(f(1, 3)), ShapeError, "at least 2"),
+    ("gradient", lambda: ft.gradient(f(3), spacing=[1.0, 2.0]), ArgumentError, "2 spacings"),
+]
 # fmt: on
 
-REFUSED = [*MATRICES, *SHAPES]
+REFUSED = [*MATRICES, *SHAPES, *NUMERIC, *STATISTICS]
 
 ACCEPTS_ALL = {
     *("diagflat", "trace", "cartesian_prod", "inner", "kron", "vector_norm"),  # as diag, diagonal, meshgrid, norm
+    *("float_power", "ldexp", "rsub", "addcmul", "logit", "allclose", "isposinf", "isneginf", "isreal"),
+    *("nansum", "nanmax", "nanmin", "aminmax", "ptp", "var_mean", "std_mean", "count_nonzero"),
     *("ravel", "clone", "atleast_1d", "atleast_2d", "atleast_3d"),
 }
 """Functions with nothing to refuse that their siblings in the table do not show."""

@@ -61,13 +61,6 @@ def spread(name: str) -> Callable[..., Any]:
     return call
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any = None, **kwargs: Any) -> torch.Tensor:
-    squeeze = q.ndim == 2
-    q, k, v = (x[None] if x.ndim == 2 else x for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, mask, **kwargs)
-    return out[0] if squeeze else out
-
-
 def padded(x: torch.Tensor, widths: Any, value: float = 0.0) -> torch.Tensor:
     return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
 
@@ -99,8 +92,8 @@ def in_range_rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return torch.where(there[:, None], rows, math.nan if table.is_floating_point() else 0)
 
 
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    return x.round()
+def rounded(x: torch.Tensor, decimals: int = 0) -> torch.Tensor:
+    return x.round(decimals=decimals)
 
 
 def flipped(x: torch.Tensor, axis: Any = None) -> torch.Tensor:
@@ -157,7 +150,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     **named("where narrow flatten swapaxes arange full_like zeros_like ones_like index_select scatter_add tril", torch),
     **named("triu matmul", torch),
     **named("unbind stack concat split chunk squeeze argmax argmin", torch, renamed),
-    **{n: positional(n) for n in "add sub mul div floor_divide remainder pow maximum minimum atan2".split()},
+    **{n: positional(n) for n in "add sub mul floor_divide remainder pow maximum minimum atan2".split()},
     **{n: positional(n) for n in "less less_equal greater greater_equal not_equal clamp_min clamp_max".split()},
     **named("relu leaky_relu prelu elu hardswish softplus logsigmoid silu mish gelu linear", F),
     **named("mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits nll_loss", F),
@@ -169,6 +162,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "broadcast_to": torch.broadcast_to,
     "cast": lambda x, dtype: x.to(getattr(torch, dtype)),
     "clamp": whole_clamp,
+    "div": lambda x, y, rounding_mode=None: torch.div(x, y, rounding_mode=rounding_mode),
     "equal": positional("eq"),
     "expand_dims": expanded,
     "flip": flipped,
@@ -187,7 +181,6 @@ TORCH: dict[str, Callable[..., Any]] = {
     "reshape": lambda x, shape: x.reshape(shape),
     "roll": lambda x, shift, axis=None: x.roll(shift, axis),
     "round": rounded,
-    "scaled_dot_product_attention": attention,
     "scatter_add_rows": scattered,
     "slice": sliced,
     "std": spread("std"),

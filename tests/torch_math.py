@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch_core import named, renamed
+from torch_core import named, over_axes, positional, renamed
 
 
 def two_axes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,6 +114,81 @@ SHAPES: dict[str, Callable[..., Any]] = {
     **named("linspace logspace geomspace", np, spaced),
 }
 
-TORCH: dict[str, Callable[..., Any]] = {**MATRICES, **SHAPES}
+
+def spread_lerp(start: torch.Tensor, end: torch.Tensor, weight: Any) -> torch.Tensor:
+    return torch.lerp(*torch.broadcast_tensors(start, end), weight)
+
+
+def opposite(x: torch.Tensor, y: Any, alpha: float = 1) -> torch.Tensor:
+    return y - alpha * x
+
+
+NUMERIC: dict[str, Callable[..., Any]] = {
+    **named("signbit frac float_power sinc addcmul addcdiv isposinf isneginf isreal", torch),
+    **named("logit isclose bitwise_and bitwise_or bitwise_xor bitwise_not", torch),
+    **named("bitwise_left_shift bitwise_right_shift", torch),
+    **named("entr", torch.special),
+    **{n: positional(n) for n in "copysign heaviside fmax fmin hypot logaddexp logaddexp2 xlogy fmod".split()},
+    "deg2rad": lambda x: torch.deg2rad(x.double()),
+    "rad2deg": lambda x: torch.rad2deg(x.double()),
+    "ldexp": lambda x, n: x * 2.0 ** torch.as_tensor(n, dtype=torch.float64),
+    "allclose": lambda x, y, **k: torch.tensor(bool(torch.isclose(x, y, **k).all())),
+    "gcd": by_numpy(np.gcd),
+    "lcm": by_numpy(np.lcm),
+    "lerp": spread_lerp,
+    "rint": torch.round,
+    "rsub": opposite,
+    "xlog1py": lambda x, y: torch.special.xlog1py(x, y),
+}
+
+
+def both(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: (first(*args, **kwargs), second(*args, **kwargs))
+
+
+def mean_and(name: str) -> Callable[..., Any]:
+    """var_mean and std_mean: torch's correction is 1."""
+
+    def call(x: torch.Tensor, axis: Any = None, correction: float = 0, keepdims: bool = False) -> Any:
+        return getattr(torch, name)(x, dim=axis, correction=correction, keepdim=keepdims)
+
+    return call
+
+
+def counted(x: torch.Tensor, axis: Any = None, keepdims: bool = False) -> np.ndarray:
+    return np.asarray(np.count_nonzero(x.numpy(), axis=axis, keepdims=keepdims))
+
+
+def averaged(x: torch.Tensor, axis: Any = None, weights: Any = None, keepdims: bool = False) -> np.ndarray:
+    return np.average(x.numpy(), axis, None if weights is None else weights.numpy(), keepdims=keepdims)
+
+
+def integrated(y: torch.Tensor, x: Any = None, dx: float = 1.0, axis: int = -1) -> torch.Tensor:
+    return torch.trapezoid(y, dx=dx, dim=axis) if x is None else torch.trapezoid(y, x, dim=axis)
+
+
+def slopes(x: torch.Tensor, spacing: Any = 1.0, axis: Any = None, edge_order: int = 1) -> Any:
+    steps = [
+        g.numpy() if isinstance(g, torch.Tensor) else g for g in (spacing if isinstance(spacing, list) else [spacing])
+    ]
+    return np.gradient(x.numpy(), *steps, axis=axis, edge_order=edge_order)
+
+
+STATISTICS: dict[str, Callable[..., Any]] = {
+    **named("nansum nanmean", torch, over_axes),
+    **named("cov corrcoef", torch),
+    **named("diff", torch, renamed),
+    **named("nanmax nanmin", np, by_numpy),
+    "aminmax": both(over_axes(torch.amin), over_axes(torch.amax)),
+    "average": averaged,
+    "count_nonzero": counted,
+    "gradient": slopes,
+    "ptp": by_numpy(np.ptp),
+    "std_mean": mean_and("std_mean"),
+    "trapezoid": integrated,
+    "var_mean": mean_and("var_mean"),
+}
+
+TORCH: dict[str, Callable[..., Any]] = {**MATRICES, **SHAPES, **NUMERIC, **STATISTICS}
 
 WITHOUT_TWIN: dict[str, str] = {}

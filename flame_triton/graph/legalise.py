@@ -2,8 +2,9 @@
 
 After: every Reduce is either a row reduction, [M, N] over axis 1, or a column reduction, [G, R, N] over axis 1, neither
 longer than one program should walk; a matrix product with few output tiles and a long inner size is split over K into
-float32 partial products and their sum (deterministic: the order of the sum is fixed). Reductions over nothing are
-constants. Everything else is views, which cost nothing.
+float32 partial products and their sum (deterministic: the order of the sum is fixed), and the gradient of a
+convolution's weight likewise over output positions. Reductions and products over nothing are constants. Everything else
+is views, which cost nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def legalise(graph: Graph, target: Target) -> Graph:
         if node.op.name == "matmul":
             with derived_from(node):
                 return (_matmul(node, target),)
+        if node.op.name in ("convolution", "convolution_dgrad", "convolution_wgrad"):
+            with derived_from(node):
+                return (_convolution(node, target),)
         return None
 
     return graph.rewrite(rule)
@@ -157,5 +161,33 @@ def _split_k(node: Node, target: Target) -> int:
     tiles = -(-a.shape[-2] // 128) * -(-b.shape[-1] // 128)
     parts = 1
     while tiles * parts * 8 <= target.processors * 5 and k % (parts * 2) == 0 and k // (parts * 2) >= 256:
+        parts *= 2
+    return parts
+
+
+def _convolution(node: Node, target: Target) -> Value:
+    x, y = node.inputs
+    if 0 in (*x.shape, *y.shape, *node.type.shape):
+        return call("full", node.type.shape, 0.0, node.type.dtype)
+    parts = _split_positions(node, target) if node.op.name == "convolution_wgrad" else 1
+    if parts == 1:
+        return node.out
+    partial = make("convolution_wgrad_parts", [x, y], parts=parts, out_dtype=x.dtype.compute, **node.attrs).out
+    total = make("sum", [call("reshape", partial, (1, parts, node.type.size))], axes=(1,)).out
+    return call("reshape", call("cast", total, node.type.dtype), node.type.shape)
+
+
+def _split_positions(node: Node, target: Target) -> int:
+    """Into how many pieces the output positions of a weight's gradient are cut: enough for one wave of tiles of 64
+    output channels, each piece at least 512 long; 1 means not at all."""
+    k, *kernel, c = node.type.shape
+    groups: int = node.attrs["groups"]
+    positions = math.prod(node.inputs[1].shape[:-1])
+    if target.interpreted:
+        return 1
+    wide = -(-k // 64) if c == 1 else groups * -(-(k // groups) // 64) * max(1, c // 64)
+    tiles = wide * math.prod(kernel)
+    parts = 1
+    while tiles * parts < target.processors and positions // (parts * 2) >= 512:
         parts *= 2
     return parts

@@ -190,13 +190,37 @@ class Value:
         return call("greater_equal", self, other)
 
     def __and__(self, other: Any) -> Value:
-        return call("logical_and", self, other)
+        return call("bitwise_and", self, other)
+
+    def __rand__(self, other: Any) -> Value:
+        return call("bitwise_and", other, self)
 
     def __or__(self, other: Any) -> Value:
-        return call("logical_or", self, other)
+        return call("bitwise_or", self, other)
+
+    def __ror__(self, other: Any) -> Value:
+        return call("bitwise_or", other, self)
+
+    def __xor__(self, other: Any) -> Value:
+        return call("bitwise_xor", self, other)
+
+    def __rxor__(self, other: Any) -> Value:
+        return call("bitwise_xor", other, self)
 
     def __invert__(self) -> Value:
-        return call("logical_not", self)
+        return call("bitwise_not", self)
+
+    def __lshift__(self, other: Any) -> Value:
+        return call("bitwise_left_shift", self, other)
+
+    def __rlshift__(self, other: Any) -> Value:
+        return call("bitwise_left_shift", other, self)
+
+    def __rshift__(self, other: Any) -> Value:
+        return call("bitwise_right_shift", self, other)
+
+    def __rrshift__(self, other: Any) -> Value:
+        return call("bitwise_right_shift", other, self)
 
     def __getitem__(self, key: Any) -> Value:
         return call("getitem", self, key)

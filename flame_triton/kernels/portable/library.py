@@ -1,7 +1,7 @@
 """Device functions shared by generated kernels and hand-written ones: memory access, rounding, dot, random numbers.
 
-The mathematics stands in arithmetic.py, elementary.py and trigonometry.py and is re-exported here, so that a kernel
-needs this module alone.
+The mathematics stands in arithmetic.py, elementary.py, numeric.py, special.py and trigonometry.py and is re-exported
+here, so that a kernel needs this module alone.
 """
 
 from __future__ import annotations
@@ -51,6 +51,24 @@ from .elementary import (
     softplus,
     tanh,
 )
+from .numeric import (
+    entr,
+    fmax,
+    fmin,
+    gcd,
+    heaviside,
+    hypot,
+    lcm,
+    left_shift,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    right_shift,
+    sinc,
+    xlog1py,
+    xlogy,
+)
 from .trigonometry import acos, asin, atan, atan2, tan
 
 __all__ = [
@@ -67,29 +85,42 @@ __all__ = [
     "cosh",
     "div",
     "dot",
+    "entr",
     "erfc",
     "exp",
     "exp2",
     "expm1",
     "floor_divide",
+    "fmax",
+    "fmin",
     "fmod",
+    "gcd",
+    "heaviside",
+    "hypot",
     "integer_pow",
     "isfinite",
     "isinf",
     "isnan",
+    "lcm",
+    "left_shift",
     "load",
     "log",
     "log1p",
     "log2",
     "log10",
+    "logaddexp",
+    "logaddexp2",
+    "logit",
     "maximum",
     "minimum",
     "neg",
+    "nextafter",
     "normal",
     "pow",
     "randint_bits",
     "reciprocal",
     "remainder",
+    "right_shift",
     "round",
     "round_bf16",
     "round_fp16",
@@ -97,6 +128,7 @@ __all__ = [
     "sigmoid",
     "sign",
     "signbit",
+    "sinc",
     "sinh",
     "softplus",
     "sqrt",
@@ -106,6 +138,8 @@ __all__ = [
     "to_compute",
     "trunc",
     "uniform",
+    "xlog1py",
+    "xlogy",
 ]
 
 
