@@ -29,8 +29,19 @@ FLOORS = {"nn.functional.scaled_dot_product_attention": 1.0}
 """As FLOOR. Attention: the scores reach 200, so that softmax is saturated and its gradient is what is left of terms of
 size 30 that cancel; flash attention subtracts a row sum where torch's dense backward subtracts equal terms."""
 
-INEXACT = {"nn.functional.hardsigmoid": 1e-7}
-"""Where torch is not exact in float64: its backward of hardsigmoid multiplies by a 1/6 rounded to float32."""
+INEXACT = {
+    **dict.fromkeys(("nn.functional.adaptive_avg", "nn.functional.interpolate/", "nn.functional.upsample"), 1e-7),
+    "nn.functional.hardsigmoid": 1e-7,
+}
+"""Beginnings of names for which float64 is not reached: the weights of windows and of interpolation are constants of the
+graph's own dtype, here float32; torch's backward of hardsigmoid multiplies by a 1/6 rounded to float32."""
+
+VALUES_ONLY = {
+    "nn.functional.max_unpool1d": "two maxima at one place: torch gives both its whole gradient, we share it",
+    "nn.functional.max_unpool2d": "as max_unpool1d",
+    "nn.functional.max_unpool3d": "as max_unpool1d",
+}
+"""Whose gradients are not compared, and why. max_unpool1d/grad and its kin, without such places, are."""
 
 
 @dataclass
@@ -135,6 +146,7 @@ def by_kernels(device: str) -> Callable[[Problem], list[np.ndarray]]:
 def compare(p: Problem, got: list[np.ndarray], exact: bool, name: str) -> None:
     """exact: `got` was computed in float64. Raises AssertionError naming the output or gradient that differs."""
     floor = FLOORS.get(name, FLOOR)
+    tolerance = next((t for beginning, t in INEXACT.items() if name.startswith(beginning)), None)
     for i, (value, a, want, same) in enumerate(zip(p.graph.outputs, got, p.want, p.same, strict=True)):
         what = f"result {i}" if i < p.outputs else f"gradient {i - p.outputs}"
         if not value.dtype.is_float:
@@ -142,7 +154,7 @@ def compare(p: Problem, got: list[np.ndarray], exact: bool, name: str) -> None:
         elif exact:
             # torch rounds what passes through 16 bits, the oracle does not
             held = next((v.dtype for v in p.graph.outputs if v.dtype.is_low_precision), "float64")
-            assert_close(a, want, held, tolerance=INEXACT.get(name), floor=floor, what=what)
+            assert_close(a, want, held, tolerance=tolerance, floor=floor, what=what)
         else:
             compare_narrow(a, want, same, value.dtype, floor, what)
 
@@ -174,7 +186,7 @@ def run_sample(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            p = problem(name, adapter, drawn, gradients=True)
+            p = problem(name, adapter, drawn, gradients=name not in VALUES_ONLY)
             compare(p, run(p), exact, name)
         except OutOfScope as reason:
             tally.skipped[str(reason)] += 1

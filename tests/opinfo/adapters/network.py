@@ -202,8 +202,9 @@ def unfolded(f: Any, x: Any, kernel_size: Any, dilation: Any = 1, padding: Any =
     return f(x, kernel_size, dilation=dilation, padding=padding, stride=stride)
 
 
-def shuffled(f: Any, x: Any, factor: int) -> Any:
-    return f(x, factor)
+def shuffled(f: Any, x: Any, *factor: int, **named: int) -> Any:
+    """The one number has a name of its own in each of them."""
+    return f(x, *factor, *named.values())
 
 
 def grid_sampled(

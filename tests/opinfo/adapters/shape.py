@@ -111,6 +111,8 @@ def padded(f: Any, x: Any, pad: Any, mode: str = "constant", value: Any = None) 
     widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if mode == "constant":
         return f(x, widths, 0 if value is None else value)
+    if any(-(min(low, 0) + min(high, 0)) >= d > 0 for (low, high), d in zip(widths, x.shape, strict=True)):
+        raise OutOfScope("nothing is left of an axis to repeat: torch repeats what was cropped")
     return f(x, widths, mode=mode)
 
 
@@ -185,6 +187,8 @@ def logspace(f: Any, start: Any, end: Any, steps: int, base: float = 10.0, *, dt
 
 
 def unfolded(f: Any, x: Any, dim: int, size: int, step: int) -> Any:
+    if not x.ndim:
+        raise OutOfScope("an axis of a scalar")
     return f(x, dim, size, step)
 
 
