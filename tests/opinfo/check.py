@@ -33,7 +33,7 @@ INEXACT = {
     **dict.fromkeys(("nn.functional.adaptive_avg", "nn.functional.interpolate/", "nn.functional.upsample"), 1e-7),
     "nn.functional.hardsigmoid": 1e-7,
 }
-"""Beginnings of names for which float64 is not reached: the weights of windows and of interpolation are constants of the
+"""Beginnings of names where float64 is not reached: the weights of windows and of interpolation are constants of the
 graph's own dtype, here float32; torch's backward of hardsigmoid multiplies by a 1/6 rounded to float32."""
 
 VALUES_ONLY = {
@@ -225,8 +225,8 @@ def smallest(name: str, limit: int) -> list[Drawn]:
 
 def run_refusals(name: str, adapter: Adapter, tally: Tally) -> None:
     """Every ErrorInput that concerns us must raise a FlameError that names the op and the line of the adapter."""
-    op = op_db()[name]
-    if op.error_inputs_func is None:
+    op = op_db().get(name)
+    if op is None or op.error_inputs_func is None:
         return
     for error_input in op.error_inputs("cpu"):
         drawn = Drawn.of(error_input.sample_input, adapter.static)

@@ -171,9 +171,9 @@ def as_array(t: torch.Tensor) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def samples(name: str, dtype: torch.dtype, requires_grad: bool, static: tuple[int | str, ...]) -> list[Drawn]:
-    """Every sample of an OpInfo in one dtype; none if it does not support the dtype."""
-    op = op_db()[name]
-    if dtype not in op.dtypes:
+    """Every sample of an OpInfo in one dtype; none if it does not support the dtype, or if this torch has no such."""
+    op = op_db().get(name)
+    if op is None or dtype not in op.dtypes:
         return []
     grad = requires_grad and op.supports_autograd
     return [Drawn.of(s, static) for s in op.sample_inputs("cpu", dtype, requires_grad=grad)]

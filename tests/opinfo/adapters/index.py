@@ -109,6 +109,12 @@ def embedding(
     return f(indices, weight, padding_idx)
 
 
+def index_reduced(
+    f: Any, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
+) -> Any:  # fmt: skip
+    return f(x, dim, index, source, reduce, include_self=include_self)
+
+
 def searched(
     f: Any, boundaries: Any, x: Any, *, out_int32: bool = False, right: bool = False, side: Any = None,
     sorter: Any = None,
@@ -134,6 +140,7 @@ ADAPTERS: dict[str, Adapter] = {
     "index_put": via("index_put", index_put),
     "scatter": via("scatter", scattered),
     **{f"scatter_reduce/{r}": via("scatter_reduce", scatter_reduced) for r in "sum prod mean amin amax".split()},
+    **{f"index_reduce/{r}": via("index_reduce", index_reduced) for r in "mean prod amin amax".split()},
     "sort": via("sort", sorted_),
     "argsort": via("argsort", argsorted),
     "topk": via("topk", chosen),

@@ -141,6 +141,20 @@ def renorm(f: Any, x: Any, p: Any, dim: int, maxnorm: Any) -> Any:
     return f(x, p, dim, maxnorm)
 
 
+def polygamma(f: Any, x: Any, n: int) -> Any:
+    return f(n, x)
+
+
+def vander(f: Any, x: Any, *, N: Any = None) -> Any:
+    if x.ndim != 1:
+        raise OutOfScope("of one vector, as in NumPy")
+    return f(x, N, increasing=True)
+
+
+def integrated(f: Any, y: Any, x: Any = None, dim: int = -1, dx: Any = None) -> Any:
+    return f(y, x, **({} if dx is None else {"dx": dx}), axis=dim)
+
+
 ARITHMETIC: dict[str, Adapter] = {
     **same("abs acos acosh asin asinh atan atan2 atanh ceil cos cosh erf erfc exp exp2 expm1 floor log log10 log1p"),
     **same("log2 neg reciprocal rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc maximum minimum fmod fmax fmin"),
@@ -176,6 +190,10 @@ ARITHMETIC: dict[str, Adapter] = {
     "addcmul": via("addcmul", with_factor),
     "addcdiv": via("addcdiv", with_factor),
     "isclose": via("isclose", isclose),
+    "allclose": via("allclose", isclose),
+    **{f"polygamma/polygamma_n_{n}": via("polygamma", polygamma) for n in range(5)},
+    "special.polygamma/special_polygamma_n_0": via("polygamma", polygamma),
+    **{f"mvlgamma/mvlgamma_p_{p}": via("mvlgamma") for p in (1, 3, 5)},
     "sgn": via("sgn"),
     "isreal": via("isreal"),
     "angle": via("angle"),
@@ -225,6 +243,10 @@ PRODUCTS: dict[str, Adapter] = {
     "addmm/decomposed": via("addmm", with_matrix),
     "__rmatmul__": via("matmul", reverse),
     "cdist": via("cdist", distances),
+    "linalg.vander": via("vander", vander),
+    "cumulative_trapezoid": via("cumulative_trapezoid", integrated),
+    "trapezoid": via("trapezoid", integrated),
+    "trapz": via("trapezoid", integrated),
     "einsum": via("einsum", einsum),
     "tensordot": via("tensordot", tensordot),
     "cross": via("cross", cross),

@@ -40,6 +40,16 @@ def loss(
     return f(*args, reduction=reduced(size_average, reduce, reduction), **kwargs)
 
 
+def with_logits_of(
+    f: Any, x: Any, weight: Any, target: Any, *, linear_bias: Any = None, reduction: str = "mean", **kwargs: Any
+) -> Any:  # fmt: skip
+    """torch's linear_cross_entropy: its `weight` is of the classes."""
+    if weight.ndim != 2 or kwargs.pop("weight", None) is not None or target.dtype.is_float:
+        raise OutOfScope("classes by number and without weights, [classes, features]")
+    kwargs.pop("chunking_method", None)
+    return f(x, weight, target, linear_bias, reduction=reduction, **kwargs)
+
+
 def of_classes(f: Any, x: Any, target: Any, **kwargs: Any) -> Any:
     if not x.ndim or (x.ndim == 1 and target.shape == (1,)):
         raise OutOfScope("a batch is [N, C], one sample [C]")
@@ -231,6 +241,8 @@ ADAPTERS: dict[str, Adapter] = {
     **in_functional("softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid prelu", activation),
     **in_functional("glu", glu),
     **in_functional("dropout dropout2d dropout3d alpha_dropout", dropped),
+    **in_functional("feature_alpha_dropout/without_train", dropped, "feature_alpha_dropout"),
+    **in_functional("linear_cross_entropy linear_cross_entropy/chunked", with_logits_of, "linear_cross_entropy"),
     **in_functional("mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss hinge_embedding_loss", loss),
     **in_functional("gaussian_nll_loss poisson_nll_loss", loss),
     **in_functional("multilabel_margin_loss multi_margin_loss", of_classes),

@@ -220,6 +220,7 @@ VIEWS: dict[str, Adapter] = {
     **{name: via(name, variadic) for name in "atleast_1d atleast_2d atleast_3d".split()},
     "unflatten": via("unflatten"),
     "t_copy": via("t"),
+    **{name: via("adjoint") for name in ("H", "mH")},
     **{name: via("broadcast_to", expanded) for name in "expand expand_copy broadcast_to".split()},
     **{name: via("swapaxes", swapped) for name in "transpose transpose_copy".split()},
     **{name: via("swapaxes", last_two) for name in "mT".split()},
