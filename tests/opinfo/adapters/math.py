@@ -152,6 +152,8 @@ def vander(f: Any, x: Any, *, N: Any = None) -> Any:
 
 
 def integrated(f: Any, y: Any, x: Any = None, dim: int = -1, dx: Any = None) -> Any:
+    if x is not None and x.ndim > 1 and x.shape != y.shape:
+        raise OutOfScope("x has y's shape, or is a vector")
     return f(y, x, **({} if dx is None else {"dx": dx}), axis=dim)
 
 
