@@ -32,6 +32,17 @@ from .ops.activation import (
     silu,
     softplus,
 )
+from .ops.adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 from .ops.arithmetic import (
     abs,
     add,
@@ -121,13 +132,22 @@ from .ops.foreach import (
     foreach,
     foreach_sum,
 )
+from .ops.getitem import (
+    index_put,
+)
+from .ops.grid import (
+    affine_grid,
+    grid_sample,
+)
 from .ops.indexing import (
     embedding,
+    embedding_bag,
     gather,
     index_select,
     one_hot,
     scatter_add,
     take,
+    take_along_axis,
     tril,
     triu,
 )
@@ -260,6 +280,9 @@ from .ops.numeric import (
     xlog1py,
     xlogy,
 )
+from .ops.padding import (
+    pad,
+)
 from .ops.parts import (
     column_stack,
     dsplit,
@@ -270,6 +293,25 @@ from .ops.parts import (
     tensor_split,
     vsplit,
     vstack,
+)
+from .ops.pixel import (
+    channel_shuffle,
+    patchify,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unpatchify,
+)
+from .ops.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    local_response_norm,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
 )
 from .ops.random import (
     bernoulli,
@@ -299,6 +341,12 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.resize import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
 from .ops.scan import (
     cummax,
     cummin,
@@ -307,6 +355,21 @@ from .ops.scan import (
     cumulative_trapezoid,
     linear_recurrence,
     logcumsumexp,
+)
+from .ops.scatter import (
+    bincount,
+    diagonal_scatter,
+    histc,
+    index_add,
+    index_copy,
+    index_fill,
+    index_reduce,
+    masked_scatter,
+    put_along_axis,
+    scatter,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
 )
 from .ops.shape import (
     atleast_1d,
@@ -347,6 +410,21 @@ from .ops.sort import (
     sort,
     topk,
 )
+from .ops.special_functions import (
+    digamma,
+    erfcx,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    mvlgamma,
+    ndtr,
+    ndtri,
+    polygamma,
+)
 from .ops.statistics import (
     aminmax,
     average,
@@ -370,12 +448,17 @@ from .ops.view import (
     flatten,
     flip,
     narrow,
-    pad,
     reshape,
     slice,
     squeeze,
     swapaxes,
     transpose,
+)
+from .ops.window import (
+    fold,
+    sliding_window_view,
+    unfold,
+    unfold_axis,
 )
 from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
@@ -428,6 +511,9 @@ expit = sigmoid
 fix = trunc
 sgn = sign
 trapz = trapezoid
+gammaln = lgamma
+psi = digamma
+take_along_dim = take_along_axis
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -534,5 +620,16 @@ __all__ = [
     "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
     "sort", "topk",
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
+    "polygamma", "gammaln", "psi",
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
+    "embedding_bag", "take_along_axis", "take_along_dim",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm",
+    "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d",
+    "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
+    "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
+    "pixel_unshuffle", "unpatchify",
 ]
 # fmt: on

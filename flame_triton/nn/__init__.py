@@ -4,18 +4,48 @@ from . import init
 from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
 from .layers import Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, Parameter, Sequential
+from .pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+)
+from .resize import PixelShuffle, PixelUnshuffle, Upsample
 
 __all__ = [
     "MLP",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "Attention",
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
     "Embedding",
     "LayerNorm",
     "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
     "Module",
     "Parameter",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "RMSNorm",
     "Sequential",
     "TimestepEmbedding",
+    "Upsample",
     "init",
     "modulate",
     "sinusoid",
