@@ -1,7 +1,7 @@
 """Layers and blocks as graph builders with named parameters."""
 
 from . import init
-from .blocks import Attention, MLP, TimestepEmbedding, modulate, sinusoid
+from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .layers import Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, Parameter, Sequential
@@ -33,6 +33,7 @@ from .pool import (
 from .resize import PixelShuffle, PixelUnshuffle, Upsample
 
 __all__ = [
+    "MLP",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -59,7 +60,6 @@ __all__ = [
     "InstanceNorm3d",
     "LayerNorm",
     "Linear",
-    "MLP",
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
