@@ -57,6 +57,15 @@ from .ops.arithmetic import (
 from .ops.attention import (
     scaled_dot_product_attention,
 )
+from .ops.dropout import (
+    alpha_dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+    gumbel_softmax,
+    rrelu,
+)
 from .ops.elementary import (
     acos,
     acosh,
@@ -185,6 +194,18 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.sampling import (
+    cauchy,
+    exponential,
+    geometric,
+    gumbel,
+    laplace,
+    log_normal,
+    multinomial,
+    normal_like,
+    randperm,
+    uniform_like,
+)
 from .ops.scan import (
     cummax,
     cummin,
@@ -262,6 +283,8 @@ clip = clamp
 concatenate = concat
 detach = stop_gradient
 take_along_dim = take_along_axis
+rand_like = uniform_like
+randn_like = normal_like
 divide = div
 eq = equal
 expand = broadcast_to
@@ -344,6 +367,10 @@ __all__ = [
     "chunk", "concat", "repeat", "roll", "split", "stack", "tile", "unbind",
     # indexing
     "embedding", "gather", "index_select", "one_hot", "scatter_add", "take", "tril", "triu",
+    # sampling and dropout
+    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
+    "uniform_like", "rand_like", "randn_like", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
+    "feature_alpha_dropout", "gumbel_softmax", "rrelu",
     # scan
     "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp",
     # scatter

@@ -241,9 +241,7 @@ _DUPLICATES = np.array([[4, 0, 0], [1, 1, 1], [-1, 3, 4]])
         Sample((integers(3, 4, high=9), 0, integers(2, 4, high=3), integers(2, 4, high=9, seed=1), "mean")),
     )
 )
-def scatter_reduce(
-    x: Operand, dim: int, index: Operand, src: Operand, reduce: str, include_self: bool = True
-) -> Value:
+def scatter_reduce(x: Operand, dim: int, index: Operand, src: Operand, reduce: str, include_self: bool = True) -> Value:
     """x with src[i, j, ...] reduced into [i, index[i, j, ...], ...], the index standing on axis `dim`.
 
     reduce: "sum", "mean", "prod", "amax" or "amin"; include_self: x's own element takes part. Equal extremes share the
