@@ -224,6 +224,8 @@ def interpolate(
     result = wide(x)
     order = sorted(range(len(plane)), key=lambda i: sizes[i] / plane[i])  # what shrinks first, for less work after it
     for i in order:
+        if plane[i] == sizes[i] and (mode != "bicubic" or antialias):
+            continue  # as torch: a factor that changes no size changes nothing, but where it is cubic
         matrix = MATRICES[mode, antialias](plane[i], sizes[i], factors[i], bool(align_corners))
         if matrix.shape[0] != matrix.shape[1] or (matrix != np.eye(len(matrix))).any():
             result = apply_matrix(result, 2 + i, matrix)

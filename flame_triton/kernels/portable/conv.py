@@ -206,7 +206,7 @@ def dgrad(
     p_y += h.to(tl.int64) * stride_yh + w.to(tl.int64) * stride_yw + group * K
     taps: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
     p_w = w_ptr + group.to(tl.int64) * K * (taps * C)
-    p_w += ((r_d * KERNEL[1] + r_h) * KERNEL[2] + r_w).to(tl.int64) * C + tl.minimum(column, C - 1)
+    p_w += ((r_d * KERNEL[1] + r_h) * KERNEL[2] + r_w).to(tl.int64) * C + column % C
     acc = _product(
         p_y, p_w, d, h, w, O_D, O_H, O_W, stride_yd, stride_yh, stride_yw,
         STEP[0] * KERNEL[1] * KERNEL[2] * C, STEP[1] * KERNEL[2] * C, STEP[2] * C, taps * C, taps_d, taps_h, taps_w, K,
@@ -250,8 +250,8 @@ def wgrad(
         column_ok = c < C
         tap = tile_n // tiles_c
     r_d, r_h, r_w = tap // (KERNEL[1] * KERNEL[2]), tap // KERNEL[2] % KERNEL[1], tap % KERNEL[2]
-    p_y = dy_ptr + (group * K + tl.minimum(row, K - 1))
-    p_x = x_ptr + (group * C + tl.minimum(c, C - 1))
+    p_y = dy_ptr + (group * K + row % K)
+    p_x = x_ptr + (group * C + c % C)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32)
     positions = N * O_D * O_H * O_W
     end = tl.minimum((part + 1) * piece, positions)
