@@ -2,6 +2,7 @@
 
 from . import init
 from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
+from .gates import GEGLU, AdaLayerNormContinuous, AdaLayerNormZero, SwiGLU
 from .layers import Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, Parameter, Sequential
 from .norms import (
@@ -17,15 +18,28 @@ from .norms import (
 )
 
 __all__ = [
+    "GEGLU",
     "MLP",
+    "AdaLayerNormContinuous",
+    "AdaLayerNormZero",
     "Attention",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Embedding",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LayerNorm",
     "Linear",
     "Module",
     "Parameter",
     "RMSNorm",
     "Sequential",
+    "SpectralNorm",
+    "StandardizedWeight",
+    "SwiGLU",
     "TimestepEmbedding",
     "init",
     "modulate",
