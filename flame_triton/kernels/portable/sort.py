@@ -106,7 +106,7 @@ def merge_runs(
     halvings that bring `run` to nothing. BLOCK elements a program, whatever their row; launch `merge_grid(...)`.
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = at < rows.to(tl.int64) * length
+    mask = at // length < rows
     n = at % length
     row = at - n
     value = lib.load(x_ptr, at, mask, 0)
