@@ -73,10 +73,22 @@ def _reduce(node: Node, target: Target) -> Value:
     elif not arg and real[-1] - real[0] + 1 - len(real) == sum(x.shape[a] == 1 for a in range(real[0], real[-1])):
         outer, inner = math.prod(x.shape[: real[0]]), math.prod(x.shape[real[-1] + 1 :])
         flat = _columns(kind, call("reshape", x, (outer, count, inner)), target)
+    elif not arg:
+        return _run_by_run(node, x, target)
     else:
         order = (*(a for a in range(x.ndim) if a not in axes), *axes)
         flat = _rows(kind, call("reshape", call("transpose", x, order), (result.size, count)), target)
     return call("reshape", call("cast", flat, result.dtype), result.shape)
+
+
+def _run_by_run(node: Node, x: Value, target: Target) -> Value:
+    """Axes with others in between: the first run of neighbours as columns, which reads x in order; then the rest."""
+    axes: tuple[int, ...] = node.attrs["axes"]
+    kept = [a for a in range(x.ndim) if a not in axes and x.shape[a] != 1]
+    end = next(a for a in kept if any(b < a and x.shape[b] != 1 for b in axes))
+    first = make(node.op, [x], axes=tuple(a for a in axes if a < end)).out
+    rest = make(node.op, [_reduce(first.node, target)], axes=tuple(a for a in axes if a > end)).out
+    return call("cast", _reduce(rest.node, target), node.type.dtype)
 
 
 def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
