@@ -114,8 +114,10 @@ def heuristic(problem: Problem, interpreted: bool, arch: int = 90) -> Config:
         widest = max(16, _power_of_two(problem.columns))
         found = [c for c in found if c.BLOCK_N <= widest]
     best = min(found, key=lambda c: math.floor(matmul_configs.estimate_cycles(c, product, arch)))
-    block_k = _inner_block(problem, best.BLOCK_K, flat)
-    return Config(best.BLOCK_M, best.BLOCK_N, block_k, best.GROUP_M, best.num_warps, best.num_stages, flat)
+    block_k, warps = _inner_block(problem, best.BLOCK_K, flat), best.num_warps
+    if flat:  # enough threads for 16 addresses each
+        warps = max(warps, (best.BLOCK_N if problem.kind == "wgrad" else best.BLOCK_M) * block_k // 512)
+    return Config(best.BLOCK_M, best.BLOCK_N, block_k, best.GROUP_M, warps, best.num_stages, flat)
 
 
 def _inner_block(problem: Problem, most: int, flat: bool) -> int:
