@@ -49,7 +49,14 @@ def bias_backward(inputs: Sequence[Value], attrs: Attrs) -> Value:
 
 
 def _ds(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, lse: np.ndarray, delta: np.ndarray, rest: Any, attrs: Any
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    g: np.ndarray,
+    lse: np.ndarray,
+    delta: np.ndarray,
+    rest: Any,
+    attrs: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """ds and D p, [B, H, L, S]; g: [B, H, L, Ev]."""
     extras = Extras[np.ndarray](attrs["extras"], rest)
@@ -61,7 +68,7 @@ def _ds(
 
 def _grouped(x: np.ndarray, heads: int) -> np.ndarray:
     """[B, H, S, E] -> [B, S, heads, E]: summed over the query heads that share a key head."""
-    return np.swapaxes(x.reshape(x.shape[0], heads, -1, *x.shape[2:]).sum(2), 1, 2)
+    return np.swapaxes(x.reshape(x.shape[0], heads, x.shape[1] // heads, *x.shape[2:]).sum(2), 1, 2)
 
 
 def _ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, lse: Any, delta: Any, *rest: Any, **attrs: Any):
@@ -76,8 +83,9 @@ def _ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, lse: Any, d
 
 def _bias_ref(q: Any, k: Any, v: Any, g: np.ndarray, lse: Any, delta: Any, *rest: Any, **attrs: Any) -> np.ndarray:
     ds, _ = _ds(q, k, v, np.swapaxes(g, 1, 2), lse, delta, rest, attrs)
-    shape = Extras[np.ndarray](attrs["extras"], rest)["bias"].shape
-    return ds.sum(tuple(a for a, d in enumerate(shape) if d == 1), keepdims=True)
+    bias = Extras[np.ndarray](attrs["extras"], rest)["bias"]
+    assert bias is not None
+    return ds.sum(tuple(a for a, d in enumerate(bias.shape) if d == 1), keepdims=True)
 
 
 # ---- gradients of the gradients --------------------------------------------------------------------------------
@@ -106,9 +114,7 @@ def _pull_back(node: Node, a: Value | None, b: Value | None, c: Value | None, e:
     dq = mul(_total(_product(t, k), None if b is None else _product(ds, b)), scale)
     dk = mul(_total(_product(_flip(t), q), None if a is None else _product(_flip(ds), a)), scale)
     dv = call("zeros_like", v) if kept is None else _product(_flip(kept), g)
-    dg = _total(
-        None if kept is None else _product(kept, v), None if c is None else _product(dropped_of(node, p), c)
-    )
+    dg = _total(None if kept is None else _product(kept, v), None if c is None else _product(dropped_of(node, p), c))
     dlse = neg(sum(t, -1))
     ddelta = call("zeros_like", dlse) if px is None else neg(sum(px, -1))
     heads = node.inputs[1].shape[1]
@@ -140,7 +146,9 @@ def _spread(x: Value, heads: int) -> Value:
     if kv_heads == heads:
         return x
     x = call("reshape", x, (b, kv_heads, 1, rows, width))
-    return call("reshape", call("broadcast_to", x, (b, kv_heads, heads // kv_heads, rows, width)), (b, heads, rows, width))
+    return call(
+        "reshape", call("broadcast_to", x, (b, kv_heads, heads // kv_heads, rows, width)), (b, heads, rows, width)
+    )
 
 
 def _gather(x: Value, kv_heads: int) -> Value:

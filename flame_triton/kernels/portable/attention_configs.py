@@ -74,8 +74,8 @@ def bias_grid(problem: Problem, config: Config, shape: tuple[int, ...]) -> tuple
 
 # By the larger of BLOCK_E and BLOCK_V: (BLOCK_M, BLOCK_N, num_warps, num_stages), without spills on sm_80 and sm_90.
 _HALF = {
-    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2)},
-    "keys": {64: (64, 64, 4, 2), 128: (32, 64, 8, 2), 256: (32, 32, 8, 1)},
+    "forward": {64: (128, 64, 8, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2)},
+    "keys": {64: (64, 128, 8, 2), 128: (64, 64, 8, 2), 256: (32, 32, 8, 1)},
     "queries": {64: (64, 64, 4, 2), 128: (64, 64, 8, 2), 256: (64, 32, 8, 1)},
     "bias": {64: (64, 64, 4, 1), 128: (64, 64, 8, 1), 256: (32, 32, 4, 1)},
 }
