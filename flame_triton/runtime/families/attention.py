@@ -21,7 +21,7 @@ def attention(lowering: Lowering, node: Node) -> None:
     """o and lse; inputs: q, k, v, extras."""
     call = _Call(lowering, node)
     problem = call.problem
-    config = attention_configs.heuristic(problem, "forward", lowering.target.interpreted)
+    config = call.config("forward")
     call.emit(
         _FORWARD, attention_configs.grid(problem, config, "forward"), [call.tensor(x) for x in node.inputs[:3]],
         node.outputs, (problem.batch * problem.heads,), config, call.constants(config),
@@ -34,7 +34,7 @@ def attention_backward(lowering: Lowering, node: Node) -> None:
     problem = call.problem
     dq, dk, dv = node.outputs
     for kernel, results, heads in (("keys", (dk, dv), problem.kv_heads), ("queries", (dq,), problem.heads)):
-        config = attention_configs.heuristic(problem, kernel, lowering.target.interpreted)
+        config = call.config(kernel)
         call.emit(
             KernelRef(_BACKWARD, f"attention_backward_{kernel}"), attention_configs.grid(problem, config, kernel),
             call.saved(), results, (problem.batch * heads,), config, call.constants(config),
@@ -45,7 +45,7 @@ def attention_bias_backward(lowering: Lowering, node: Node) -> None:
     """dbias; inputs as those of attention_backward."""
     call = _Call(lowering, node)
     problem, shape = call.problem, node.type.shape
-    config = attention_configs.heuristic(problem, "bias", lowering.target.interpreted)
+    config = call.config("bias")
     samples, sharing = (1 if shape[i] > 1 else n for i, n in enumerate((problem.batch, problem.heads)))
     constants = {k: c for k, c in call.constants(config).items() if k not in ("HAS_BIAS", "BLOCK_B")}
     call.emit(
@@ -66,6 +66,11 @@ class _Call:
         names: Sequence[str] = node.attrs["extras"]
         given = zip(names, node.inputs[len(node.inputs) - len(names) :], strict=True)
         self.extras = {name: self.whole(value) for name, value in given}
+
+    def config(self, kernel: str) -> Config:
+        """The tiles of one of the kernels."""
+        target = self.lowering.target
+        return attention_configs.heuristic(self.problem, kernel, target.interpreted, target.arch)
 
     def whole(self, value: Value) -> tuple[Any, ...]:
         """(pointer, strides), 0 along axes of size 1."""
