@@ -61,18 +61,19 @@ def test_tails(rows: int, keys: int, width: int, mode: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [8, 16, 40, 72, 80, 96, 160, 256])
-def test_head_sizes(width: int, dtype: str) -> None:
-    for options in (MODES["plain"], MODES["causal"]):
-        check(Case(lambda q, k, v: attend(q, k, v, **options), *qkv(200, 205, width), dtype=dtype), options)
+@pytest.mark.parametrize("mode", ["plain", "causal"])
+def test_head_sizes(width: int, mode: str, dtype: str) -> None:
+    options = MODES[mode]
+    check(Case(lambda q, k, v: attend(q, k, v, **options), *qkv(200, 205, width), dtype=dtype), options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads"), [(8, 2), (6, 1)])
-def test_shared_heads(heads: int, kv_heads: int, dtype: str) -> None:
+@pytest.mark.parametrize("mode", ["plain", "causal"])
+def test_shared_heads(heads: int, kv_heads: int, mode: str, dtype: str) -> None:
     arrays = qkv(190, 190, 64, heads=heads, kv_heads=kv_heads)
-    for options in (MODES["plain"], MODES["causal"]):
-        case = Case(lambda q, k, v: attend(q, k, v, enable_gqa=True, **options), *arrays, dtype=dtype)
-        check(case, options)
+    case = Case(lambda q, k, v: attend(q, k, v, enable_gqa=True, **MODES[mode]), *arrays, dtype=dtype)
+    check(case, MODES[mode])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
