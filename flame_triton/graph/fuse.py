@@ -17,6 +17,7 @@ Three questions, answered in one walk each.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ MAX_POINTERS = 40  # operands and results of one kernel
 MAX_COST = 600  # instructions per element of one kernel, by the ops' own count
 INLINE_COST = 200  # instructions per element that are recomputed rather than loaded
 INLINE_BYTES = 1.25  # bytes read to recompute a value, over the bytes of the value
+REPEAT_COST = 64  # instructions per element that a view which reads elements again and again may repeat
 INLINE_SMALL = 1 << 16  # bytes that may be read besides: they stay in cache, and a launch costs more
 
 
@@ -103,6 +105,14 @@ def _cost(node: Node) -> int:
     """Instructions per element, by the op's own count; views and reductions cost nothing of their own."""
     lowering = node.op.lowering
     return lowering.cost if isinstance(lowering, Pointwise | Generator) else 0
+
+
+def _repeats(node: Node) -> float:
+    """How many times over a view reads the elements of its operand, as overlapping windows do. Broadcast axes do not
+    count: along them a kernel computes once."""
+    view = view_map(node).views[-1]
+    walked = [hi - lo for a, s in enumerate(view.strides) if s for lo, hi in (view.bound(a),)]
+    return math.prod(walked) / max(node.inputs[0].size, 1)
 
 
 def _is_pointwise(value: Value) -> bool:
@@ -176,7 +186,12 @@ class _Fuser:
                     self.sources[value] = (frozenset((value,)), 0)
                     continue
                 sources, cost = self._sources(node.inputs)
-                if not isinstance(lowering, View):
+                if isinstance(lowering, View):
+                    if cost and cost * (_repeats(node) - 1) > REPEAT_COST:
+                        base = views_below(value)[-1]
+                        self.stored.add(base)
+                        sources, cost = frozenset((base,)), 0
+                else:
                     cost += lowering.cost
                     read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
                     if read > INLINE_BYTES * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
@@ -255,7 +270,8 @@ class _Fuser:
         found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None}
         vertical = sorted(
             (c for c in found.values() if c.level == top or self._may_rise(c)),
-            key=lambda c: (c.kind != "epilogue", -c.level),
+            # the last product first: a sum of products then runs on from one to the next, and holds one at a time
+            key=lambda c: (c.kind != "epilogue", -c.node.id if c.node else 0, -c.level),
         )
         for cluster in vertical:
             role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)

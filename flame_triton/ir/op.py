@@ -61,9 +61,15 @@ class Generator:
 @dataclass(frozen=True)
 class View:
     """map: from the node to the IndexMap of its result over its operand's elements. A masked element reads the node's
-    `fill` attribute."""
+    `fill` attribute.
+
+    role: how the view stands to a permutation of its operand's axes: "permute" (it is one, by its `axes`), "reshape",
+    "axiswise" (each axis for itself; the attributes named in per_axis have one entry an axis), or "" (nothing known).
+    """
 
     map: Callable[[Node], IndexMap]
+    role: str = ""
+    per_axis: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,13 @@ class Kernel:
         "strided"  one strided view with unit stride in the last axis
         "any"      one strided view, stride 0 included
     epilogue: the kernel ends in a call with its accumulator, and pointwise readers of its only result may join it.
+    orders: the order of its result's axes is worth keeping in what is computed from it (see graph/placement.py).
     """
 
     family: str
     takes: tuple[str, ...] = ("dense",)
     epilogue: bool = False
+    orders: bool = False
 
     def layout(self, position: int) -> str:
         """How operand `position` may lie in memory."""
@@ -97,9 +105,12 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Composite:
-    """build: from the node to the Values (one per output) that compute the same from other ops."""
+    """build: from the node to the Values (one per output) that compute the same from other ops.
+
+    body: the node's attribute `body` is a Graph that defines it, and evaluating it is evaluating that graph."""
 
     build: Callable[[Node], Value | Sequence[Value]]
+    body: bool = False
 
 
 @dataclass(frozen=True)
