@@ -37,9 +37,10 @@ def attention(
     if key_lengths is None and window is None and not dropout_p and causal_alignment == "top-left":
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, **kwargs)
     s = kwargs.get("scale", 1 / math.sqrt(q.shape[-1])) * (q @ k.transpose(-1, -2))
-    i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])
+    i, j = (torch.arange(n, device=s.device) for n in s.shape[-2:])
+    i = i[:, None]
     i = i + (s.shape[-1] - s.shape[-2] if causal_alignment == "bottom-right" else 0)
-    part = torch.ones(s.shape, dtype=torch.bool)
+    part = torch.ones(s.shape, dtype=torch.bool, device=s.device)
     if is_causal:
         part &= j <= i
     if window is not None:

@@ -55,13 +55,12 @@ def _ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, *rest: Any, **attrs: Any) 
 def _vjp(node: Node, g: Value | None, g_lse: Value | None) -> list[Value | None]:
     """delta = sum(o g) - g_lse is an ordinary reduction, and everything quadratic happens in two kernels' nodes."""
     o, lse = node.outputs
-    if g is None:
-        g = call("full", o.shape, 0.0, o.dtype)
-    delta = call("transpose", sum(mul(wide(g), wide(o)), -1), (0, 2, 1))
+    cotangent: Value = call("zeros_like", o) if g is None else g
+    delta = call("transpose", sum(mul(wide(cotangent), wide(o)), -1), (0, 2, 1))
     if g_lse is not None:
         delta = sub(delta, g_lse)
     q, k, v, *rest = node.inputs
-    inputs = [q, k, v, g, lse, delta, *rest]
+    inputs = [q, k, v, cotangent, lse, delta, *rest]
     dq, dk, dv = (call("transpose", d, (0, 2, 1, 3)) for d in backward(inputs, node.attrs))
     others = [bias_backward(inputs, node.attrs) if n == "bias" else None for n in node.attrs["extras"]]
     return [dq, dk, dv, *others]

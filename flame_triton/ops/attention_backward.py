@@ -68,7 +68,7 @@ def _ds(
 
 def _grouped(x: np.ndarray, heads: int) -> np.ndarray:
     """[B, H, S, E] -> [B, S, heads, E]: summed over the query heads that share a key head."""
-    return np.swapaxes(x.reshape(x.shape[0], heads, -1, *x.shape[2:]).sum(2), 1, 2)
+    return np.swapaxes(x.reshape(x.shape[0], heads, x.shape[1] // heads, *x.shape[2:]).sum(2), 1, 2)
 
 
 def _ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, lse: Any, delta: Any, *rest: Any, **attrs: Any):
@@ -83,8 +83,9 @@ def _ref(q: np.ndarray, k: np.ndarray, v: np.ndarray, g: np.ndarray, lse: Any, d
 
 def _bias_ref(q: Any, k: Any, v: Any, g: np.ndarray, lse: Any, delta: Any, *rest: Any, **attrs: Any) -> np.ndarray:
     ds, _ = _ds(q, k, v, np.swapaxes(g, 1, 2), lse, delta, rest, attrs)
-    shape = Extras[np.ndarray](attrs["extras"], rest)["bias"].shape
-    return ds.sum(tuple(a for a, d in enumerate(shape) if d == 1), keepdims=True)
+    bias = Extras[np.ndarray](attrs["extras"], rest)["bias"]
+    assert bias is not None
+    return ds.sum(tuple(a for a, d in enumerate(bias.shape) if d == 1), keepdims=True)
 
 
 # ---- gradients of the gradients --------------------------------------------------------------------------------

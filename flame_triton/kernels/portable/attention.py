@@ -96,7 +96,7 @@ def lowered(p, like):
 
 @triton.jit
 def load_tile(pointers, row, limit, d, D: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr):
-    """Rows `row` and elements d of heads, as they are stored; 0 from row `limit` on (if MASKED) and beyond element D."""
+    """Rows `row` and elements d of heads, as they are stored; 0 from row `limit` on (if MASKED) and from element D."""
     if MASKED:
         return tl.load(pointers, mask=(row < limit) & (d < D), other=0.0)
     elif D != BLOCK_D:

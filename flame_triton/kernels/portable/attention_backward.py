@@ -147,13 +147,13 @@ def attention_backward_keys(
                 BLOCK_B, BLOCK_M, BLOCK_E, BLOCK_V,
             )  # fmt: skip
         dk, dv = _walk_queries(
-            dk, dv, key, value, q_at, q_m, g_at, g_m, lse, delta, inner, outer, b, h, n, heads,
-            L, S, limit, bias, mask, draw, low, high, SCALE, P, E, EV, HAS_BIAS, HAS_MASK, BAND, False, PRECISION,
+            dk, dv, key, value, q_at, q_m, g_at, g_m, lse, delta, outer, end, b, h, n, heads,
+            L, S, limit, bias, mask, draw, low, high, SCALE, P, E, EV, HAS_BIAS, HAS_MASK, BAND, True, PRECISION,
             BLOCK_B, BLOCK_M, BLOCK_E, BLOCK_V,
         )  # fmt: skip
         dk, dv = _walk_queries(
-            dk, dv, key, value, q_at, q_m, g_at, g_m, lse, delta, outer, end, b, h, n, heads,
-            L, S, limit, bias, mask, draw, low, high, SCALE, P, E, EV, HAS_BIAS, HAS_MASK, BAND, True, PRECISION,
+            dk, dv, key, value, q_at, q_m, g_at, g_m, lse, delta, inner, outer, b, h, n, heads,
+            L, S, limit, bias, mask, draw, low, high, SCALE, P, E, EV, HAS_BIAS, HAS_MASK, BAND, False, PRECISION,
             BLOCK_B, BLOCK_M, BLOCK_E, BLOCK_V,
         )  # fmt: skip
     at = (b * S + n) * kv_heads + c
@@ -289,20 +289,19 @@ def attention_backward_bias(
         for m0 in range(m_begin, m_end, BLOCK_M):
             m = m0 + tl.arange(0, BLOCK_M)[:, None]
             row = m.to(tl.int64)
-            query = load_tile(
-                q_ptr + (b * q_b + h * q_h) + (row * q_m + e[None, :]), m, L, e[None, :], E, BLOCK_E, True
-            )
-            at = g_ptr + (b * g_b + h * g_h) + (row * g_m + d[None, :])
-            cotangent = load_tile(at, m, L, d[None, :], EV, BLOCK_V, True)
+            q_at = q_ptr + (b * q_b + h * q_h) + (row * q_m + e[None, :])
+            g_at = g_ptr + (b * g_b + h * g_h) + (row * g_m + d[None, :])
+            query = load_tile(q_at, m, L, e[None, :], E, BLOCK_E, True)
+            cotangent = load_tile(g_at, m, L, d[None, :], EV, BLOCK_V, True)
             log_sum = _log2_sum(lse, b, h, m, L)
             mean = _row_values(delta, b, h, m, L, 0.0)
             for n0 in range(n_begin, n_end, BLOCK_N):
                 n = n0 + tl.arange(0, BLOCK_N)[None, :]
                 column = n.to(tl.int64)
-                at = k_ptr + (b * k_b + c * k_h) + (column * k_n + e[:, None])
-                key = load_tile(at, n, limit, e[:, None], E, BLOCK_E, True)
-                at = v_ptr + (b * v_b + c * v_h) + (column * v_n + d[:, None])
-                value = load_tile(at, n, limit, d[:, None], EV, BLOCK_V, True)
+                k_at = k_ptr + (b * k_b + c * k_h) + (column * k_n + e[:, None])
+                v_at = v_ptr + (b * v_b + c * v_h) + (column * v_n + d[:, None])
+                key = load_tile(k_at, n, limit, e[:, None], E, BLOCK_E, True)
+                value = load_tile(v_at, n, limit, d[:, None], EV, BLOCK_V, True)
                 s = scores(
                     lib.dot(query, key, None, PRECISION), b, h, m, n, L, limit, bias, mask, low, high,
                     SCALE, True, HAS_MASK, BAND, True,

@@ -72,23 +72,34 @@ def bias_grid(problem: Problem, config: Config, shape: tuple[int, ...]) -> tuple
 
 # --- compiled ---
 
-# By the larger of BLOCK_E and BLOCK_V: (BLOCK_M, BLOCK_N, num_warps, num_stages), without spills on sm_80 and sm_90.
+# By the larger of BLOCK_E and BLOCK_V: (BLOCK_M, BLOCK_N, num_warps, num_stages), without spills.
 _HALF = {
-    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2)},
-    "keys": {64: (64, 64, 4, 2), 128: (32, 64, 8, 2), 256: (32, 32, 8, 1)},
-    "queries": {64: (64, 64, 4, 2), 128: (64, 64, 8, 2), 256: (64, 32, 8, 1)},
-    "bias": {64: (64, 64, 4, 1), 128: (64, 64, 8, 1), 256: (32, 32, 4, 1)},
+    "forward": {64: (128, 64, 8, 3), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
+    "keys": {64: (64, 128, 8, 2), 128: (64, 64, 8, 2), 256: (32, 32, 8, 1)},
+    "queries": {64: (64, 64, 4, 2), 128: (64, 64, 8, 2), 256: (32, 32, 8, 1)},
+    "bias": {64: (64, 64, 4, 1), 128: (64, 64, 8, 1), 256: (32, 32, 8, 1)},
 }
-_SINGLE = {64: (32, 32, 4, 1), 128: (32, 32, 8, 1), 256: (16, 16, 4, 1)}
-_DOUBLE = {64: (16, 16, 4, 1), 128: (16, 16, 4, 1), 256: (16, 16, 4, 1)}
+_HALF_BEFORE_90 = {
+    **_HALF,
+    "forward": {64: (128, 64, 8, 3), 128: (64, 64, 8, 2), 256: (64, 32, 8, 2)},
+    "keys": {64: (32, 64, 8, 2), 128: (32, 64, 8, 2), 256: (32, 32, 8, 1)},
+    "queries": {64: (64, 32, 8, 2), 128: (64, 64, 8, 2), 256: (32, 32, 8, 1)},
+}
+_SINGLE = {
+    "forward": {64: (32, 32, 4, 1), 128: (16, 32, 4, 1), 256: (16, 16, 4, 1)},
+    "keys": {64: (16, 16, 4, 1), 128: (16, 16, 4, 1), 256: (16, 16, 8, 1)},
+    "queries": {64: (16, 16, 4, 1), 128: (16, 16, 4, 1), 256: (16, 16, 8, 1)},
+    "bias": {64: (16, 16, 4, 1), 128: (16, 16, 4, 1), 256: (16, 16, 8, 1)},
+}
+_DOUBLE = (16, 16, 4, 1)
 
 
-def _compiled(problem: Problem, kernel: str) -> Config:
+def _compiled(problem: Problem, kernel: str, arch: int) -> Config:
     width = max(64, problem.block_e, problem.block_v)
     if _ITEMSIZE[problem.dtype] == 2:
-        chosen = _HALF[kernel][width]
+        chosen = (_HALF if arch >= 90 else _HALF_BEFORE_90)[kernel][width]
     else:
-        chosen = (_SINGLE if problem.dtype == "float32" else _DOUBLE)[width]
+        chosen = _SINGLE[kernel][width] if problem.dtype == "float32" else _DOUBLE
     block_m, block_n, warps, stages = chosen
     block_m = min(block_m, max(16, _power_of_two(problem.L)))
     return Config(1, block_m, min(block_n, max(16, _power_of_two(problem.S))), warps, stages)
@@ -105,6 +116,6 @@ def _interpreted(problem: Problem, kernel: str) -> Config:
     return Config(1 if kernel == "bias" else min(_power_of_two(heads), room), m, n, 1, 1)
 
 
-def heuristic(problem: Problem, kernel: str, interpreted: bool) -> Config:
+def heuristic(problem: Problem, kernel: str, interpreted: bool, arch: int = 90) -> Config:
     """The configuration of a kernel (one of KERNELS) when nothing has been measured."""
-    return _interpreted(problem, kernel) if interpreted else _compiled(problem, kernel)
+    return _interpreted(problem, kernel) if interpreted else _compiled(problem, kernel, arch)
