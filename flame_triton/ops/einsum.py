@@ -74,7 +74,7 @@ def _parse(equation: str, operands: Sequence[Value]) -> tuple[list[Labels], Labe
     return terms, output
 
 
-def _from_sublists(args: Sequence[Any]) -> tuple[str, list[Any]]:
+def _from_sublists(args: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
     """NumPy's other form, einsum(x, [0, 1], y, [1, 2], [0, 2]), as an equation and its operands."""
     lists = [*args[1::2], *(args[-1:] if len(args) % 2 else [])]
     terms: list[str] = []
@@ -85,7 +85,7 @@ def _from_sublists(args: Sequence[Any]) -> tuple[str, list[Any]]:
             raise ArgumentError(f"{sublist!r} must hold numbers from 0 to {len(LETTERS) - 1}, and '...'")
         terms.append("".join("..." if i is Ellipsis else LETTERS[i] for i in sublist))
     n = len(args) // 2
-    return ",".join(terms[:n]) + ("->" + terms[n] if len(args) % 2 else ""), list(args[: 2 * n : 2])
+    return ",".join(terms[:n]) + ("->" + terms[n] if len(args) % 2 else ""), tuple(args[: 2 * n : 2])
 
 
 # ---- terms -----------------------------------------------------------------------------------------------------

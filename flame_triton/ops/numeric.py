@@ -181,8 +181,12 @@ def float_power(x: Operand, y: Operand) -> Value:
 
 @composed(samples=samples(Sample((randn(3, 5), np.array([-2, 0, 1, 3, 5]))), Sample((randn(4), 3))))
 def ldexp(x: Operand, other: Operand) -> Value:
-    """x * 2 ** other."""
-    return mul(x, call("pow", 2.0, other))
+    """x * 2 ** other; with integer exponents in x's dtype, rounded once."""
+    x, other = as_value(x), as_value(other)
+    if other.dtype.is_float or not x.dtype.is_float:
+        return mul(x, call("pow", 2.0, other))
+    scale = call("pow", 2.0, call("cast", other, x.dtype.compute))
+    return call("cast", mul(wide(x), scale), x.dtype)
 
 
 @composed(samples=samples(Sample((randn(3, 5) * 90,)), Sample((np.arange(4),))))

@@ -13,7 +13,7 @@ from ..ir.op import Sample, call
 from ..types import check_axis
 from .define import Operand, as_value, composed, randn, samples
 from .join import concat, split
-from .shape import atleast_1d, atleast_2d, atleast_3d
+from .shape import at_least
 from .view import reshape
 
 # ---- joining ---------------------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ def _parts(values: Sequence[Operand]) -> list[Value]:
 )
 def hstack(values: Sequence[Operand]) -> Value:
     """Joined along the second axis; vectors (and numbers) along their only one."""
-    parts = [atleast_1d(v) for v in _parts(values)]
+    parts = [at_least(1, v) for v in _parts(values)]
     return concat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
@@ -43,13 +43,13 @@ def hstack(values: Sequence[Operand]) -> Value:
 )
 def vstack(values: Sequence[Operand]) -> Value:
     """Joined along the first axis; vectors are rows."""
-    return concat([atleast_2d(v) for v in _parts(values)], 0)
+    return concat([at_least(2, v) for v in _parts(values)], 0)
 
 
 @composed(samples=samples(Sample(([randn(2, 3), randn(2, 3, seed=1)],)), Sample(([randn(3), randn(3, seed=1)],))))
 def dstack(values: Sequence[Operand]) -> Value:
     """Joined along the third axis; [n, m] counts as [n, m, 1], [n] as [1, n, 1]."""
-    return concat([atleast_3d(v) for v in _parts(values)], 2)
+    return concat([at_least(3, v) for v in _parts(values)], 2)
 
 
 @composed(samples=samples(Sample(([randn(3), randn(3, 2, seed=1)],)), Sample(([randn(), randn(seed=1)],))))

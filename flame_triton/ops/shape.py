@@ -106,31 +106,39 @@ def expand_as(x: Operand, other: Operand) -> Value:
     return broadcast_to(x, shape)
 
 
-def _at_least(n: int, xs: Sequence[Operand], place: Sequence[tuple[int, ...]]) -> Value | tuple[Value, ...]:
-    """Values of at least n axes; place[d]: where the new ones go if there are d."""
+_PLACES = {1: [(0,)], 2: [(0, 1), (0,)], 3: [(0, 1, 2), (0, 2), (2,)]}
+"""Where the new axes of a tensor with 0, 1, 2 axes go, to make at least so many."""
+
+
+def at_least(n: int, x: Operand) -> Value:
+    """x with at least n axes."""
+    x = as_value(x)
+    return x if x.ndim >= n else expand_dims(x, _PLACES[n][x.ndim])
+
+
+def _all_at_least(n: int, xs: Sequence[Operand]) -> Value | tuple[Value, ...]:
     if len(xs) == 1 and isinstance(xs[0], list | tuple):
         xs = xs[0]
-    values = [as_value(x) for x in xs]
-    found = tuple(v if v.ndim >= n else expand_dims(v, place[v.ndim]) for v in values)
+    found = tuple(at_least(n, x) for x in xs)
     return found[0] if len(found) == 1 else found
 
 
 @composed(samples=samples(Sample((randn(),)), Sample((randn(2, 3), randn()))))
 def atleast_1d(*xs: Operand) -> Value | tuple[Value, ...]:
     """Numbers as vectors of one element; a tuple of results if there are several operands."""
-    return _at_least(1, xs, [(0,)])
+    return _all_at_least(1, xs)
 
 
 @composed(samples=samples(Sample((randn(),)), Sample((randn(3), randn(2, 3)))))
 def atleast_2d(*xs: Operand) -> Value | tuple[Value, ...]:
     """Vectors [n] as matrices [1, n], numbers as [1, 1]; a tuple of results if there are several operands."""
-    return _at_least(2, xs, [(0, 1), (0,)])
+    return _all_at_least(2, xs)
 
 
 @composed(samples=samples(Sample((randn(),)), Sample((randn(3), randn(2, 3), randn(1, 2, 3)))))
 def atleast_3d(*xs: Operand) -> Value | tuple[Value, ...]:
     """Vectors [n] as [1, n, 1], matrices [n, m] as [n, m, 1], numbers as [1, 1, 1]; a tuple if there are several."""
-    return _at_least(3, xs, [(0, 1, 2), (0, 2), (2,)])
+    return _all_at_least(3, xs)
 
 
 # ---- broadcasting ----------------------------------------------------------------------------------------------

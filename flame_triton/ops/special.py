@@ -122,9 +122,9 @@ def _in_float64(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.nd
 
 def _lgamma_of(x: float) -> float:
     """The C library's, whose poles and overflow Python takes for errors."""
-    if x <= 0 and x == math.floor(x):
+    if math.isinf(x) or x > 2.5e305 or (x <= 0 and x == math.floor(x)):
         return math.inf
-    return math.inf if x > 2.5e305 else math.lgamma(x)
+    return math.lgamma(x)
 
 
 @_in_float64
@@ -249,8 +249,11 @@ def ndtri(p: np.ndarray) -> np.ndarray:
 
 
 def _bessel(x: np.ndarray, order: int) -> np.ndarray:
-    """e^-|x| I(|x|): up to 30 the mean of e^(x cos t) cos(order t) over a circle, beyond the asymptotic series."""
+    """e^-|x| I(|x|): a power series to 1, the mean of e^(x cos t) cos(order t) to 30, then the asymptotic series."""
     a = np.abs(x)
+    little = np.minimum(a, 1)
+    power = [1 / (math.factorial(k) * math.factorial(k + order)) for k in range(12)]
+    small = (little / 2) ** order * np.polynomial.polynomial.polyval(little * little / 4, power) * np.exp(-little)
     t = 2 * np.pi * np.arange(160) / 160
     near = np.mean(np.exp(np.minimum(a, 30)[..., None] * (np.cos(t) - 1)) * np.cos(order * t), axis=-1)
     term, series = np.ones_like(a), np.ones_like(a)
@@ -258,7 +261,8 @@ def _bessel(x: np.ndarray, order: int) -> np.ndarray:
     for k in range(1, 21):
         term = term * ((2 * k - 1) ** 2 - 4 * order * order) / (8 * k * far)
         series = series + term
-    return np.where(np.isnan(x), x, np.where(a <= 30, near, series / np.sqrt(2 * np.pi * far)))
+    large = np.where(a <= 30, near, series / np.sqrt(2 * np.pi * far))
+    return np.where(np.isnan(x), x, np.where(a < 1, small, large))
 
 
 def _grown(scaled: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def _polygamma_type(x: TensorType, *, n: int) -> TensorType:
     infer=_polygamma_type,
     lowering=Pointwise(_polygamma_expr, cost=200),
     ref=special.polygamma,
-    vjp=in_compute_type(lambda g, y, x, n: mul(g, polygamma(n + 1, x))),
+    vjp=in_compute_type(lambda g, y, x, n: mul(g, call("polygamma", n + 1, x))),
     samples=samples(
         Sample((1, randn(3, 5, low=0.5, high=9.0))),
         Sample((2, randn(7, low=-2.9, high=-2.1))),

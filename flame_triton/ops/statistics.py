@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -364,7 +365,7 @@ def gradient(
     ]
     if edge_order not in (1, 2):
         raise ArgumentError(f"edge_order must be 1 or 2, got {edge_order}")
-    gaps = [spacing] * len(axes) if is_scalar(spacing) else list(spacing)  # type: ignore[arg-type]
+    gaps: list[Any] = [spacing] * len(axes) if is_scalar(spacing) else list(spacing)  # type: ignore[arg-type]
     if len(gaps) != len(axes):
         raise ArgumentError(f"{len(gaps)} spacings for {len(axes)} axes")
     found: list[Value] = []
