@@ -40,6 +40,17 @@ from .ops.activation import (
     swiglu,
     tanhshrink,
 )
+from .ops.adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 from .ops.arithmetic import (
     abs,
     add,
@@ -101,6 +112,15 @@ from .ops.distance import (
     dist,
     pairwise_distance,
 )
+from .ops.dropout import (
+    alpha_dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+    gumbel_softmax,
+    rrelu,
+)
 from .ops.einsum import (
     einsum,
     tensordot,
@@ -136,13 +156,22 @@ from .ops.foreach import (
     foreach,
     foreach_sum,
 )
+from .ops.getitem import (
+    index_put,
+)
+from .ops.grid import (
+    affine_grid,
+    grid_sample,
+)
 from .ops.indexing import (
     embedding,
+    embedding_bag,
     gather,
     index_select,
     one_hot,
     scatter_add,
     take,
+    take_along_axis,
     tril,
     triu,
 )
@@ -297,6 +326,9 @@ from .ops.numeric import (
     xlog1py,
     xlogy,
 )
+from .ops.padding import (
+    pad,
+)
 from .ops.parts import (
     column_stack,
     dsplit,
@@ -315,6 +347,25 @@ from .ops.piecewise import (
     relu6,
     softshrink,
     threshold,
+)
+from .ops.pixel import (
+    channel_shuffle,
+    patchify,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unpatchify,
+)
+from .ops.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    local_response_norm,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
 )
 from .ops.position import (
     apply_rotary_emb,
@@ -349,6 +400,24 @@ from .ops.reduce import (
     sum,
     var,
 )
+from .ops.resize import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
+from .ops.sampling import (
+    cauchy,
+    exponential,
+    geometric,
+    gumbel,
+    laplace,
+    log_normal,
+    multinomial,
+    normal_like,
+    randperm,
+    uniform_like,
+)
 from .ops.scan import (
     cummax,
     cummin,
@@ -357,6 +426,21 @@ from .ops.scan import (
     cumulative_trapezoid,
     linear_recurrence,
     logcumsumexp,
+)
+from .ops.scatter import (
+    bincount,
+    diagonal_scatter,
+    histc,
+    index_add,
+    index_copy,
+    index_fill,
+    index_reduce,
+    masked_scatter,
+    put_along_axis,
+    scatter,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
 )
 from .ops.shape import (
     atleast_1d,
@@ -397,6 +481,21 @@ from .ops.sort import (
     sort,
     topk,
 )
+from .ops.special_functions import (
+    digamma,
+    erfcx,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    mvlgamma,
+    ndtr,
+    ndtri,
+    polygamma,
+)
 from .ops.statistics import (
     aminmax,
     average,
@@ -420,7 +519,6 @@ from .ops.view import (
     flatten,
     flip,
     narrow,
-    pad,
     reshape,
     slice,
     squeeze,
@@ -432,6 +530,12 @@ from .ops.weight_norm import (
     spectral_norm,
     standardize_weight,
     weight_norm,
+)
+from .ops.window import (
+    fold,
+    sliding_window_view,
+    unfold,
+    unfold_axis,
 )
 from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
@@ -466,25 +570,30 @@ permute_dims = transpose
 power = pow
 repeat_interleave = repeat
 subtract = sub
-swish = silu
 true_divide = div
 # Of the mathematics in matrix products, special functions, statistics and views.
 adjoint = matrix_transpose
-ger = outer
-vdot = dot
 array_split = tensor_split
 broadcast_arrays = broadcast_tensors
 contiguous = clone
 copy = clone
+ger = outer
 movedim = moveaxis
 row_stack = vstack
 swapdims = swapaxes
+vdot = dot
 view_as = reshape_as
 bitwise_invert = bitwise_not
 expit = sigmoid
 fix = trunc
 sgn = sign
 trapz = trapezoid
+gammaln = lgamma
+psi = digamma
+take_along_dim = take_along_axis
+swish = silu
+rand_like = uniform_like
+randn_like = normal_like
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -536,16 +645,6 @@ __all__ = [
     "log_softmax", "logsumexp", "softmax", "softmin",
     # norm
     "layer_norm", "rms_norm",
-    # channel_norm
-    "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
-    # network: norms, activations, positions, losses
-    "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
-    "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
-    "linear_cross_entropy", "margin_ranking_loss", "modulate", "multi_margin_loss", "multilabel_margin_loss",
-    "multilabel_soft_margin_loss", "normalize", "poisson_nll_loss", "quick_gelu", "reglu", "relu6", "rope_tables",
-    "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
-    "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
-    "weight_norm",
     # loss
     "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
     "smooth_l1_loss",
@@ -580,21 +679,48 @@ __all__ = [
     "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
     # distance
     "cdist", "cosine_similarity", "dist", "pairwise_distance",
-    # other names of mathematics
-    "adjoint", "ger", "vdot",
+    # shape
     "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
-    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze", "column_stack",
-    "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack", "geomspace",
-    "linspace", "logspace", "array_split", "broadcast_arrays", "contiguous", "copy", "movedim", "row_stack",
-    "swapdims", "view_as", "custom_op", "fused", "rint", "addcdiv", "addcmul", "allclose", "copysign", "deg2rad",
-    "entr", "float_power", "fmax", "fmin", "fmod", "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf",
-    "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc",
-    "xlog1py", "xlogy", "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift",
-    "bitwise_xor", "gcd", "lcm", "aminmax", "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient",
-    "nanmax", "nanmean", "nanmin", "nansum", "ptp", "std_mean", "trapezoid", "var_mean", "bitwise_invert", "expit",
-    "fix", "sgn", "trapz", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence",
-    "logcumsumexp", "argsort", "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile",
-    "quantile", "searchsorted", "sort", "topk", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d",
+    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze",
+    # parts
+    "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
+    # ranges
+    "geomspace", "linspace", "logspace",
+    # other names of mathematics
+    "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
+    "vdot", "view_as",
+    "custom_op", "fused",
+    "rint", "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod",
+    "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp",
+    "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and",
+    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax",
+    "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp",
+    "std_mean", "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz",
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort",
+    "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
+    "sort", "topk",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
+    "polygamma", "gammaln", "psi",
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
+    "embedding_bag", "take_along_axis", "take_along_dim",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm",
+    "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d",
+    "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
+    "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
+    "pixel_unshuffle", "unpatchify",
+    "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
+    "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
+    "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
+    "linear_cross_entropy", "margin_ranking_loss", "modulate", "multi_margin_loss", "multilabel_margin_loss",
+    "multilabel_soft_margin_loss", "normalize", "poisson_nll_loss", "quick_gelu", "reglu", "relu6", "rope_tables",
+    "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
+    "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
+    "weight_norm",
+    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
+    "uniform_like", "rand_like", "randn_like", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
+    "feature_alpha_dropout", "gumbel_softmax", "rrelu",
 ]
 # fmt: on

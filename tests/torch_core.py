@@ -61,8 +61,15 @@ def spread(name: str) -> Callable[..., Any]:
     return call
 
 
-def padded(x: torch.Tensor, widths: Any, value: float = 0.0) -> torch.Tensor:
-    return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
+def padded(x: torch.Tensor, widths: Any, value: float = 0.0, mode: str = "constant") -> torch.Tensor:
+    if isinstance(widths[0], int):
+        pairs = list(zip(widths[-2::-2], widths[::-2], strict=True))
+        widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    if mode == "constant":
+        return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
+    crop = tuple(slice(max(-b, 0), d + min(a, 0)) for d, (b, a) in zip(x.shape, widths, strict=True))
+    numpy = {"replicate": "edge", "circular": "wrap"}.get(mode, mode)
+    return torch.from_numpy(np.pad(x.numpy()[crop], np.maximum(widths, 0), numpy))
 
 
 def sliced(x: torch.Tensor, starts: Any, sizes: Any, steps: Any = None) -> torch.Tensor:
@@ -72,9 +79,10 @@ def sliced(x: torch.Tensor, starts: Any, sizes: Any, steps: Any = None) -> torch
     return x
 
 
-def taken(x: torch.Tensor, indices: torch.Tensor, axis: int | None = 0) -> torch.Tensor:
+def taken(x: torch.Tensor, indices: torch.Tensor, axis: int | None = 0, mode: str = "fill") -> torch.Tensor:
     x, axis = (x.reshape(-1), 0) if axis is None else (x, axis % x.ndim)
-    found = x.index_select(axis, indices.reshape(-1) % x.shape[axis])
+    indices = indices.clamp(0, x.shape[axis] - 1) if mode == "clip" else indices % x.shape[axis]
+    found = x.index_select(axis, indices.reshape(-1))
     return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
@@ -106,7 +114,9 @@ def shaped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
-    return torch.from_numpy(x.numpy()[key.numpy() if isinstance(key, torch.Tensor) else key].copy())
+    """NumPy's rule, which differs from torch's for an int beside an array."""
+    keys = key if isinstance(key, tuple) else (key,)
+    return torch.from_numpy(x.numpy()[tuple(k.numpy() if isinstance(k, torch.Tensor) else k for k in keys)].copy())
 
 
 def repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.Tensor:

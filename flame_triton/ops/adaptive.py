@@ -1,7 +1,7 @@
-"""Pooling to a given size, and its undoing. Output i of an axis covers inputs floor(i h / o) up to ceil((i + 1) h / o).
+"""Pooling to a given size, and its undoing. Output i covers inputs floor(i h / o) up to ceil((i + 1) h / o) of an axis.
 
-Where the sizes divide, these are plain windows side by side. Else the mean is a constant matrix [out, in] for each axis,
-and the largest is taken over windows read by index, padded to the longest.
+Where the sizes divide, these are plain windows side by side. Else the mean is a constant matrix [out, in] for each
+axis, and the largest is taken over windows read by index, padded to the longest.
 """
 
 from __future__ import annotations
@@ -138,9 +138,10 @@ def adaptive_max_pool1d(input: Operand, output_size: int, return_indices: bool =
     samples=samples(Sample((randn(2, 3, 4, 6), 2), {"return_indices": True}), Sample((randn(2, 5, 4), (3, None))))
 )
 def adaptive_max_pool2d(input: Operand, output_size: Sizes, return_indices: bool = False) -> Any:
-    """[N, C, H, W] or [C, H, W] -> [..., *output_size]: the largest of windows that cover the image; None keeps an axis.
+    """[N, C, H, W] or [C, H, W] -> [..., *output_size]: the largest of windows that cover the image.
 
-    Of equal elements the first has the gradient. return_indices: also their int64 places in the flattened plane.
+    None keeps an axis. Of equal elements the first has the gradient. return_indices: also their int64 places in the
+    flattened plane.
     """
     return _adaptive_max(2, input, output_size, return_indices)
 

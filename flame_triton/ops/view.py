@@ -1,7 +1,7 @@
 """Views: the same elements in another shape or order. No arithmetic, no copy; each is an index map over its operand.
 
 The gradient of a view is another view (or, for broadcasting, a sum): reshape <-> reshape, transpose <-> its inverse,
-slice <-> pad, broadcast_to <-> sum.
+slice <-> pad (which is in padding.py), broadcast_to <-> sum.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
     return x if target == x.shape else make("broadcast_to", [x], shape=target).out
 
 
-# ---- slice, flip, pad ------------------------------------------------------------------------------------------
+# ---- slice, flip ------------------------------------------------------------------------------------------------
 
 
 def _slice_type(
@@ -318,46 +318,8 @@ def flip(x: Value, axis: int | Sequence[int] | None = None) -> Value:
     return slice_within(x, starts, x.shape, [-1 if a in axes else 1 for a in range(x.ndim)])
 
 
-def _pad_type(x: TensorType, *, before: tuple[int, ...], after: tuple[int, ...], fill: float) -> TensorType:
-    return x.with_shape(tuple(d + b + a for d, b, a in zip(x.shape, before, after, strict=True)))
-
-
-def _pad_ref(x: np.ndarray, *, before: Any, after: Any, fill: float) -> np.ndarray:
-    out = np.full([b + d + a for b, d, a in zip(before, x.shape, after, strict=True)], fill, x.dtype)
-    out[tuple(builtins.slice(b, b + d) for b, d in zip(before, x.shape, strict=True))] = x
-    return out
-
-
 def pad_with(x: Value, before: Sequence[int], after: Sequence[int], fill: float = 0) -> Value:
     """`fill` before and after each axis, or x itself if there is nothing to add."""
     if not any(before) and not any(after):
         return x
     return make("pad", [x], before=tuple(before), after=tuple(after), fill=fill).out
-
-
-@define(
-    "pad",
-    infer=_pad_type,
-    lowering=View(
-        lambda node: _dense(node).pad(node.attrs["before"], node.attrs["after"]), "axiswise", ("before", "after")
-    ),
-    ref=_pad_ref,
-    vjp=lambda node, g: [slice_within(g, node.attrs["before"], node.inputs[0].shape)],
-    samples=samples(
-        Sample((randn(3, 4), ((1, 2), (0, 3)))),
-        Sample((randn(3, 4), ((0, 0), (2, 1))), {"value": -1.5}),
-        Sample((randn(5, 4), ((-1, 2), (0, -3)))),
-    ),
-)
-def pad(x: Value, pad_width: Sequence[tuple[int, int]], value: float = 0) -> Value:
-    """Constant padding: pad_width[i] = (before, after) of axis i, in elements; negative widths crop."""
-    x = as_value(x)
-    if len(pad_width) != x.ndim:
-        raise ShapeError(f"pad_width has {len(pad_width)} pairs for {x.ndim} axes")
-    crop = [(max(-b, 0), max(-a, 0)) for b, a in pad_width]
-    sizes = [d - b - a for d, (b, a) in zip(x.shape, crop, strict=True)]
-    if any(n < 0 for n in sizes):
-        raise ShapeError(f"pad_width {tuple(pad_width)} crops more than {x.shape} holds")
-    x = slice_within(x, [b for b, _ in crop], sizes)
-    fill = float(value) if x.dtype.is_float else int(value)
-    return pad_with(x, [max(b, 0) for b, _ in pad_width], [max(a, 0) for _, a in pad_width], fill)

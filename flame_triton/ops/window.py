@@ -31,7 +31,7 @@ Size: TypeAlias = "int | Sequence[int]"
 
 def numbers(value: Size, n: int, what: str, least: int | None = 1) -> Ints:
     """One int for each of n axes, from an int for all or a sequence. Raises ArgumentError if one is below `least`."""
-    given = (value,) * n if isinstance(value, int | np.integer) else tuple(value)
+    given = tuple(value) if isinstance(value, Sequence) else (value,) * n
     if len(given) == 1:
         given *= n
     if len(given) != n or any(isinstance(v, bool) or not isinstance(v, int | np.integer) for v in given):
@@ -369,6 +369,7 @@ def sliding_window_view(x: Operand, window_shape: Size, axis: Size | None = None
     if len(set(axes)) != len(axes):
         raise ArgumentError(f"axis {axis} names one axis twice")
     front, home = _moved_last(x, axes)
+    counted(front.shape[x.ndim - len(size) :], size, (1,) * len(size), (1,) * len(size))
     found, lead, n = windows(front, size), x.ndim - len(size), len(size)
     spatial = [a if a < lead else a + n for a in home]
     return transpose(found, (*spatial, *range(lead, lead + n)))
@@ -380,7 +381,9 @@ def unfold_axis(x: Operand, dim: int, size: int, step: int) -> Value:
     x = as_value(x)
     a = check_axis(dim, x.ndim, "dim")
     front, home = _moved_last(x, (a,))
-    found = windows(front, numbers(size, 1, "size"), numbers(step, 1, "step"))
+    length, apart = numbers(size, 1, "size"), numbers(step, 1, "step")
+    counted(front.shape[-1:], length, apart, (1,))
+    found = windows(front, length, apart)
     return transpose(found, (*(i if i < x.ndim - 1 else x.ndim for i in home), x.ndim - 1))
 
 
