@@ -1,4 +1,4 @@
-"""Norms: every form of group norm against torch, running statistics, modulation, and what their kernels hold and launch."""
+"""Norms: every form of group norm against torch, running statistics, modulation, and how many launches they take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regression import DEVICES, numpy
 from test_nn_layers import check_against_torch
 
 import flame_triton as ft
-from flame_triton.errors import ArgumentError, GraphError, ShapeError
+from flame_triton.errors import ArgumentError, GradientError, ShapeError
 from flame_triton.graph.plan import Target
 from flame_triton.ir.graph import Graph
 from flame_triton.runtime.lower import lower
@@ -24,7 +24,7 @@ def randn(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
-def compare(ours: Callable[..., Any], theirs: Callable[..., Any], *arrays: np.ndarray) -> None:
+def compare(ours: Callable[..., Any], theirs: Callable[..., Any], *arrays: np.ndarray, rtol: float = 1e-9) -> None:
     """Result and gradients in float64: ours on Values, theirs on tensors."""
     inputs = [ft.input(a.shape, "float64") for a in arrays]
     y = ours(*inputs)
@@ -36,7 +36,7 @@ def compare(ours: Callable[..., Any], theirs: Callable[..., Any], *arrays: np.nd
     result.backward(torch.tensor(cotangent))
     expected = [result.detach(), *(t.grad for t in tensors)]
     for a, e in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, e.numpy(), rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(a, e.numpy(), rtol=rtol, atol=1e-10)
 
 
 # ---- group, batch, instance ------------------------------------------------------------------------------------
@@ -161,8 +161,8 @@ def test_training_with_batch_norm_through_an_optimizer() -> None:
 
 def test_statistics_carry_no_gradient_but_the_result_does() -> None:
     x, m, v = (ft.input(s, "float64") for s in ((5, 3), (3,), (3,)))
-    y, mean, var = ft.batch_norm_with_stats(x, m, v)
-    with pytest.raises(GraphError, match="x|depend|gradient"):
+    _, mean, var = ft.batch_norm_with_stats(x, m, v)
+    with pytest.raises(GradientError, match="severed"):
         ft.grad(ft.sum(mean) + ft.sum(var), [x])
     compare(
         lambda x: ft.batch_norm_with_stats(x, ft.zeros((3,), "float64"), ft.ones((3,), "float64"))[0],
@@ -302,8 +302,6 @@ def test_ada_layer_norm_zero_gives_its_parts_in_order() -> None:
         return torch.cat([ada(x[0], parts[0], parts[1]), *(p[:, None] for p in parts[2:])], 1)
 
     check_against_torch(Whole(), theirs, randn(2, 5, 4), randn(2, 3))
-    x = ft.input((2, 5, 4))
-    y, gate, *_ = ft.nn.AdaLayerNormZero(4)(x, ft.input((2, 4)))
     state = ft.State(block.parameters())
     assert not any(state[name].any() for name in state.names)  # zeros: the block starts as the identity
 

@@ -10,7 +10,7 @@ from ..ir.node import Value
 from ..ir.op import Sample, call
 from .arithmetic import add, mul, sub
 from .define import Operand, as_value, composed, randn, samples, wide
-from .logic import greater, greater_equal, less, less_equal, logical_and, where
+from .logic import greater_equal, less, less_equal, logical_and, where
 
 
 def _floating(x: Operand) -> Value:
@@ -66,8 +66,9 @@ def softshrink(x: Operand, lambd: float = 0.5) -> Value:
     x = _floating(x)
     _not_negative(lambd)
     rows = wide(x)
-    below = where(less(rows, -lambd), add(rows, lambd), mul(rows, 0.0))
-    return call("cast", where(greater(rows, lambd), sub(rows, lambd), below), x.dtype)
+    inside = logical_and(less_equal(rows, lambd), greater_equal(rows, -lambd))
+    outside = where(less(rows, 0.0), add(rows, lambd), sub(rows, lambd))
+    return call("cast", where(inside, 0.0, outside), x.dtype)
 
 
 @composed(samples=samples(Sample((randn(3, 5) * 2,)), Sample((randn(17), 0.25))))
