@@ -13,9 +13,9 @@ from .draw import op_db
 PRESENT = [name for name, adapter in ADAPTERS.items() if not adapter.missing]
 DEVICE = "interpreter" if ft.config.interpreted() else "cuda"
 
-NAMES_FLOOR = 210
+NAMES_FLOOR = 460
 REFERENCE_SAMPLES = 40
-KERNEL_SAMPLES = 3
+KERNEL_SAMPLES = 2
 LARGEST = 100_000
 
 

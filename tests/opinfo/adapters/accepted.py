@@ -4,6 +4,10 @@ NUMBER = "a number stands for a tensor: the result is a constant"
 
 EMPTY = "an image without channels gives one without channels"
 
+RANGE = "an index out of range gives NaN, or is left out: a kernel cannot raise"
+
+MASK = "a mask of numbers is true where they are not zero"
+
 ANYWHERE: dict[str, str] = {
     "(2, int64[3])": NUMBER,
     "(int64[3], 2)": NUMBER,
@@ -18,7 +22,9 @@ ACCEPTED: dict[str, dict[str, str]] = {
         "(0, 3, -2)": "an empty range, as in NumPy",
         "(1549556900, 1549556828, 1989724)": "an empty range, as in NumPy",
     },
-    "gather": {"(float32[2, 2], 1, int64[2, 2])": "an index out of range gives NaN: a kernel cannot raise"},
+    "gather": {"(float32[2, 2], 1, int64[2, 2])": RANGE},
+    "scatter": {"(float32[3, 5], 0, int64[2, 2], float32[2, 5])": RANGE},
+    "masked_scatter": {"(float32[1, 3], float32[1, 3], ": MASK, "(float32[1, 3], uint8[1, 3], ": MASK},
     "trace": {"(float32[3, 4, 5])": "of each matrix of a batch, as in NumPy"},
     "linalg.cross": {"(float32[5, 5, 3], float32[5, 3])": "operands broadcast, as in NumPy"},
     "nn.functional.max_pool1d": {"(float32[0, 10], kernel_size=1)": EMPTY},

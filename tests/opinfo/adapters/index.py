@@ -15,9 +15,13 @@ def gathered(f: Any, x: Any, dim: int, index: Any, sparse_grad: bool = False) ->
     return f(x, dim, index)
 
 
-def selected(f: Any, x: Any, dim: int, index: Any) -> Any:
+def has_axis(x: Any) -> None:
     if not x.ndim:
         raise OutOfScope("an axis of a scalar")
+
+
+def selected(f: Any, x: Any, dim: int, index: Any) -> Any:
+    has_axis(x)
     return f(x, dim, index)
 
 
@@ -79,10 +83,24 @@ def scatter_reduced(f: Any, x: Any, dim: int, index: Any, src: Any, reduce: str,
 
 
 def index_added(f: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    has_axis(x)
     return f(x, dim, index, source, alpha=alpha)
 
 
+def index_copied(f: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
+    has_axis(x)
+    return f(x, dim, index, source)
+
+
+def mask_scattered(f: Any, x: Any, mask: Any, source: Any) -> Any:
+    if mask.ndim > x.ndim:
+        raise OutOfScope("x is not broadcast to its mask")
+    return f(x, mask, source)
+
+
 def index_put(f: Any, x: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    if any(isinstance(i, ft.Value) and i.dtype is ft.bool_ for i in indices):
+        raise OutOfScope("a mask as index: the shape would depend on the data")
     return f(x, indices, values, accumulate=accumulate)
 
 
@@ -112,6 +130,7 @@ def embedding(
 def index_reduced(
     f: Any, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
 ) -> Any:  # fmt: skip
+    has_axis(x)
     return f(x, dim, index, source, reduce, include_self=include_self)
 
 
@@ -136,7 +155,9 @@ ADAPTERS: dict[str, Adapter] = {
     "take": via("take", taken),
     "index_select": via("index_select", selected),
     "index_add": via("index_add", index_added),
-    **same("index_copy index_fill masked_scatter scatter_add msort"),
+    **same("index_fill scatter_add msort"),
+    "index_copy": via("index_copy", index_copied),
+    "masked_scatter": via("masked_scatter", mask_scattered),
     "index_put": via("index_put", index_put),
     "scatter": via("scatter", scattered),
     **{f"scatter_reduce/{r}": via("scatter_reduce", scatter_reduced) for r in "sum prod mean amin amax".split()},

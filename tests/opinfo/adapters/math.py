@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import flame_triton as ft
+
 from ..adapter import Adapter, OutOfScope, cast, same, via
 
 
@@ -142,6 +144,8 @@ def renorm(f: Any, x: Any, p: Any, dim: int, maxnorm: Any) -> Any:
 
 
 def polygamma(f: Any, x: Any, n: int) -> Any:
+    if x.dtype is ft.bool_:
+        raise OutOfScope("polygamma of a pole: False is 0")
     return f(n, x)
 
 

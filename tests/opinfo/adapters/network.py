@@ -21,6 +21,8 @@ def dropped(f: Any, x: Any, p: float = 0.5, training: bool = True, inplace: bool
     """A draw can be compared where nothing is dropped."""
     if training and p:
         raise OutOfScope("a draw")
+    if "feature" in f.__name__ and x.ndim < 2:
+        raise OutOfScope("channels are [N, C, ...]")
     return f(x, p=p, training=training)
 
 
@@ -40,14 +42,26 @@ def loss(
     return f(*args, reduction=reduced(size_average, reduce, reduction), **kwargs)
 
 
-def with_logits_of(
-    f: Any, x: Any, weight: Any, target: Any, *, linear_bias: Any = None, reduction: str = "mean", **kwargs: Any
+def linear_cross_entropy(
+    f: Any, x: Any, linear_weight: Any, target: Any, *, linear_bias: Any = None, weight: Any = None,
+    options: Any = None, **kwargs: Any
 ) -> Any:  # fmt: skip
-    """torch's linear_cross_entropy: its `weight` is of the classes."""
-    if weight.ndim != 2 or kwargs.pop("weight", None) is not None or target.dtype.is_float:
+    """torch's `weight` is of the classes; how it cuts the work in parts is its own affair."""
+    if linear_weight.ndim != 2 or weight is not None or target.dtype.is_float:
         raise OutOfScope("classes by number and without weights, [classes, features]")
-    kwargs.pop("chunking_method", None)
-    return f(x, weight, target, linear_bias, reduction=reduction, **kwargs)
+    return f(x, linear_weight, target, linear_bias, **kwargs)
+
+
+def hardtanh(f: Any, x: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
+    if not x.dtype.is_float:
+        raise OutOfScope("an activation of integers is a float")
+    return f(x, *args, **kwargs)
+
+
+def gaussian(f: Any, x: Any, target: Any, var: Any, **kwargs: Any) -> Any:
+    if x.shape != target.shape:
+        raise OutOfScope("input and target have one shape")
+    return loss(f, x, target, var, **kwargs)
 
 
 def of_classes(f: Any, x: Any, target: Any, **kwargs: Any) -> Any:
@@ -237,14 +251,16 @@ def in_functional(names: str, call: Any, needs: str = "") -> dict[str, Adapter]:
 
 
 ADAPTERS: dict[str, Adapter] = {
-    **in_functional("relu relu6 leaky_relu elu selu celu silu mish gelu hardswish hardsigmoid hardtanh", activation),
+    **in_functional("relu relu6 leaky_relu elu selu celu silu mish gelu hardswish hardsigmoid", activation),
     **in_functional("softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid prelu", activation),
     **in_functional("glu", glu),
+    **in_functional("hardtanh", hardtanh),
+    **in_functional("gaussian_nll_loss", gaussian),
     **in_functional("dropout dropout2d dropout3d alpha_dropout", dropped),
     **in_functional("feature_alpha_dropout/without_train", dropped, "feature_alpha_dropout"),
-    **in_functional("linear_cross_entropy linear_cross_entropy/chunked", with_logits_of, "linear_cross_entropy"),
+    **in_functional("linear_cross_entropy linear_cross_entropy/chunked", linear_cross_entropy, "linear_cross_entropy"),
     **in_functional("mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss hinge_embedding_loss", loss),
-    **in_functional("gaussian_nll_loss poisson_nll_loss", loss),
+    **in_functional("poisson_nll_loss", loss),
     **in_functional("multilabel_margin_loss multi_margin_loss", of_classes),
     **in_functional("multilabel_soft_margin_loss triplet_margin_loss", loss),
     **in_functional("triplet_margin_with_distance_loss", triplet),
