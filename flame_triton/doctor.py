@@ -157,13 +157,20 @@ def _cache() -> Iterator[Check]:
     shared = folder.stat().st_mode & 0o022
     if shared:
         yield Check("cache", "permissions", "others may write kernels that you run", False, f"chmod 700 '{folder}'")
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    damaged = [p for p in files if p.parent.name == "kernels" and p.suffix == ".py" and not _sound(p)]
-    size = sum(p.stat().st_size for p in files)
-    state = f"{len(files)} files, {size / 2**20:.1f} MiB"
+    sizes = {p: size for p in folder.rglob("*") if (size := _size(p)) is not None}
+    damaged = [p for p in sizes if p.parent.name == "kernels" and p.suffix == ".py" and not _sound(p)]
+    state = f"{len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB"
     if damaged:
         state += f", {len(damaged)} damaged (they are made anew when needed)"
     yield Check("cache", "contents", state)
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None for a folder, and for a file that another process has just renamed."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def _try_writing(folder: Path) -> bool:

@@ -43,4 +43,5 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
         return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))
     width = columns if kernel.whole_rows else min(columns, 512)
     tall = min(rows, max(1, 1024 // width))
-    return RegionConfig(tall, width, min(16, max(1, tall * width // 512)))
+    each = 128 if kernel.double else 512
+    return RegionConfig(tall, width, min(16, max(1, tall * width // each)))

@@ -21,11 +21,13 @@ import numpy as np
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..ir.node import Node, Value, make
 from ..ir.op import Kernel, Op, Sample, call, register
-from ..types import TensorType, bool_, broadcast_shapes
+from ..types import TensorType, bool_, broadcast_shapes, float64
 from .arithmetic import mul, sub
 from .attention_backward import backward, bias_backward
 from .attention_scores import Extras, dropped, heads_of, scores
 from .define import Operand, as_value, composed, randn, samples, wide
+from .leaf import stop_gradient
+from .logic import where
 from .random import next_stream
 from .reduce import sum
 
@@ -259,6 +261,9 @@ def scaled_dot_product_attention(
     kv_heads = _lead(k)[-1] if share else lead[-1]
     named: dict[str, Value] = {}
     if mask is not None:
+        if mask.dtype is bool_ and q.dtype is float64:
+            # Added instead: triton 3.6 cannot bring a tile of bools into the layout of a float64 product.
+            mask = stop_gradient(where(mask, call("full", (), 0.0, float64), -math.inf))
         named["mask" if mask.dtype is bool_ else "bias"] = _unrolled(mask, lead)
     if key_lengths is not None:
         named["lengths"] = _lengths(key_lengths, lead)

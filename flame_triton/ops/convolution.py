@@ -238,7 +238,7 @@ def _wgrad_simplify(node: Node) -> Value | None:
 @define(
     "convolution",
     infer=_type,
-    lowering=Kernel("convolution", takes=("strided", "dense"), epilogue=True),
+    lowering=Kernel("convolution", takes=("strided", "dense"), epilogue=True, orders=True),
     ref=_ref,
     vjp=_vjp,
     simplify=_simplify,
@@ -255,7 +255,7 @@ def convolution(x: Operand, w: Operand, stride: Sizes, padding: Pads, dilation: 
 @define(
     "convolution_dgrad",
     infer=_dgrad_type,
-    lowering=Kernel("convolution_dgrad", takes=("strided", "dense"), epilogue=True),
+    lowering=Kernel("convolution_dgrad", takes=("strided", "dense"), epilogue=True, orders=True),
     ref=_dgrad_ref,
     vjp=_dgrad_vjp,
     simplify=_dgrad_simplify,
