@@ -20,7 +20,9 @@ from .graph.evaluate import evaluate
 from .graph.fused import fused
 from .ir.node import Value
 from .ops.activation import (
+    celu,
     elu,
+    geglu,
     gelu,
     glu,
     hardswish,
@@ -28,9 +30,15 @@ from .ops.activation import (
     logsigmoid,
     mish,
     prelu,
+    quick_gelu,
+    reglu,
     relu,
+    selu,
     silu,
     softplus,
+    softsign,
+    swiglu,
+    tanhshrink,
 )
 from .ops.adaptive import (
     adaptive_avg_pool1d,
@@ -80,6 +88,13 @@ from .ops.bitwise import (
     gcd,
     lcm,
 )
+from .ops.channel_norm import (
+    batch_norm,
+    batch_norm_with_stats,
+    group_norm,
+    instance_norm,
+    instance_norm_with_stats,
+)
 from .ops.conv import (
     conv1d,
     conv2d,
@@ -96,6 +111,15 @@ from .ops.distance import (
     cosine_similarity,
     dist,
     pairwise_distance,
+)
+from .ops.dropout import (
+    alpha_dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+    gumbel_softmax,
+    rrelu,
 )
 from .ops.einsum import (
     einsum,
@@ -132,17 +156,22 @@ from .ops.foreach import (
     foreach,
     foreach_sum,
 )
+from .ops.getitem import (
+    index_put,
+)
 from .ops.grid import (
     affine_grid,
     grid_sample,
 )
 from .ops.indexing import (
     embedding,
+    embedding_bag,
     gather,
     index_select,
     one_hot,
     scatter_add,
     take,
+    take_along_axis,
     tril,
     triu,
 )
@@ -170,6 +199,12 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.likelihood_loss import (
+    binary_cross_entropy,
+    gaussian_nll_loss,
+    kl_div,
+    poisson_nll_loss,
+)
 from .ops.linear_algebra import (
     addbmm,
     addmm,
@@ -189,6 +224,9 @@ from .ops.linear_algebra import (
     outer,
     vecdot,
     vector_norm,
+)
+from .ops.linear_loss import (
+    linear_cross_entropy,
 )
 from .ops.logic import (
     equal,
@@ -217,6 +255,17 @@ from .ops.loss import (
     nll_loss,
     smooth_l1_loss,
 )
+from .ops.margin_loss import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from .ops.matmul import (
     bmm,
     linear,
@@ -241,7 +290,9 @@ from .ops.matrix import (
     vander,
 )
 from .ops.norm import (
+    ada_layer_norm,
     layer_norm,
+    modulate,
     rms_norm,
 )
 from .ops.numeric import (
@@ -289,6 +340,14 @@ from .ops.parts import (
     vsplit,
     vstack,
 )
+from .ops.piecewise import (
+    hardshrink,
+    hardsigmoid,
+    hardtanh,
+    relu6,
+    softshrink,
+    threshold,
+)
 from .ops.pixel import (
     channel_shuffle,
     patchify,
@@ -307,6 +366,11 @@ from .ops.pool import (
     max_pool1d,
     max_pool2d,
     max_pool3d,
+)
+from .ops.position import (
+    apply_rotary_emb,
+    rope_tables,
+    timestep_embedding,
 )
 from .ops.random import (
     bernoulli,
@@ -342,6 +406,18 @@ from .ops.resize import (
     upsample_bilinear,
     upsample_nearest,
 )
+from .ops.sampling import (
+    cauchy,
+    exponential,
+    geometric,
+    gumbel,
+    laplace,
+    log_normal,
+    multinomial,
+    normal_like,
+    randperm,
+    uniform_like,
+)
 from .ops.scan import (
     cummax,
     cummin,
@@ -350,6 +426,21 @@ from .ops.scan import (
     cumulative_trapezoid,
     linear_recurrence,
     logcumsumexp,
+)
+from .ops.scatter import (
+    bincount,
+    diagonal_scatter,
+    histc,
+    index_add,
+    index_copy,
+    index_fill,
+    index_reduce,
+    masked_scatter,
+    put_along_axis,
+    scatter,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
 )
 from .ops.shape import (
     atleast_1d,
@@ -390,6 +481,21 @@ from .ops.sort import (
     sort,
     topk,
 )
+from .ops.special_functions import (
+    digamma,
+    erfcx,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    mvlgamma,
+    ndtr,
+    ndtri,
+    polygamma,
+)
 from .ops.statistics import (
     aminmax,
     average,
@@ -418,6 +524,12 @@ from .ops.view import (
     squeeze,
     swapaxes,
     transpose,
+)
+from .ops.weight_norm import (
+    normalize,
+    spectral_norm,
+    standardize_weight,
+    weight_norm,
 )
 from .ops.window import (
     fold,
@@ -459,6 +571,7 @@ power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
+# Of the mathematics in matrix products, special functions, statistics and views.
 adjoint = matrix_transpose
 array_split = tensor_split
 broadcast_arrays = broadcast_tensors
@@ -475,6 +588,12 @@ expit = sigmoid
 fix = trunc
 sgn = sign
 trapz = trapezoid
+gammaln = lgamma
+psi = digamma
+take_along_dim = take_along_axis
+swish = silu
+rand_like = uniform_like
+randn_like = normal_like
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -544,34 +663,64 @@ __all__ = [
     "bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform",
     # foreach
     "foreach", "foreach_sum",
-    # windows, pooling, padding, resizing, patches
+    # other names
+    "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
+    "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt",
+    "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
+    # more of matmul
+    "bmm", "mm",
+    # einsum
+    "einsum", "tensordot",
+    # matrix
+    "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye", "indices",
+    "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander",
+    # linear algebra
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron",
+    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
+    # distance
+    "cdist", "cosine_similarity", "dist", "pairwise_distance",
+    # shape
+    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
+    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze",
+    # parts
+    "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
+    # ranges
+    "geomspace", "linspace", "logspace",
+    # other names of mathematics
+    "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
+    "vdot", "view_as",
+    "custom_op", "fused",
+    "rint", "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod",
+    "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp",
+    "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and",
+    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax",
+    "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp",
+    "std_mean", "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz",
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort",
+    "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
+    "sort", "topk",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
+    "polygamma", "gammaln", "psi",
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
+    "embedding_bag", "take_along_axis", "take_along_dim",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
     "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm",
     "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d",
     "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
     "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
     "pixel_unshuffle", "unpatchify",
-    # other names
-    "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
-    "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
-    "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
-    "einsum", "tensordot", "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye",
-    "indices", "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander", "addbmm",
-    "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron", "matrix_norm",
-    "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm", "cdist", "cosine_similarity", "dist",
-    "pairwise_distance", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as",
-    "fliplr", "flipud", "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten",
-    "unsqueeze", "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit",
-    "vstack", "geomspace", "linspace", "logspace", "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy",
-    "ger", "movedim", "row_stack", "swapdims", "vdot", "view_as", "custom_op", "fused", "rint", "addcdiv", "addcmul",
-    "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac", "heaviside", "hypot",
-    "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nextafter",
-    "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and", "bitwise_left_shift", "bitwise_not",
-    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax", "average", "corrcoef",
-    "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp", "std_mean",
-    "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz", "cummax", "cummin", "cumprod",
-    "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort", "bucketize", "kthvalue",
-    "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted", "sort", "topk", "conv1d",
-    "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
+    "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
+    "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
+    "linear_cross_entropy", "margin_ranking_loss", "modulate", "multi_margin_loss", "multilabel_margin_loss",
+    "multilabel_soft_margin_loss", "normalize", "poisson_nll_loss", "quick_gelu", "reglu", "relu6", "rope_tables",
+    "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
+    "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
+    "weight_norm",
+    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
+    "uniform_like", "rand_like", "randn_like", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
+    "feature_alpha_dropout", "gumbel_softmax", "rrelu",
 ]
 # fmt: on

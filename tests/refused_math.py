@@ -126,9 +126,13 @@ STATISTICS = [
     ("gradient", lambda: ft.gradient(f(1, 3)), ShapeError, "at least 2"),
     ("gradient", lambda: ft.gradient(f(3), spacing=[1.0, 2.0]), ArgumentError, "2 spacings"),
 ]
+SPECIAL = [
+    ("polygamma", lambda: ft.polygamma(-1, f(3)), ArgumentError, "0 to 60"),
+    ("mvlgamma", lambda: ft.mvlgamma(f(3), 0), ArgumentError, "positive"),
+]
 # fmt: on
 
-REFUSED = [*MATRICES, *SHAPES, *NUMERIC, *STATISTICS]
+REFUSED = [*MATRICES, *SHAPES, *NUMERIC, *STATISTICS, *SPECIAL]
 
 ACCEPTS_ALL = {
     *("diagflat", "trace", "cartesian_prod", "inner", "kron", "vector_norm"),  # as diag, diagonal, meshgrid, norm

@@ -16,6 +16,9 @@ REFUSED = [
     ("roll", lambda: ft.roll(f(), 1, 0), ShapeError, "0-d"),
     ("split", lambda: ft.split(f(), 1), ShapeError, "0-d"),
     ("chunk", lambda: ft.chunk(f(), 1), ShapeError, "0-d"),
+    ("cross", lambda: ft.cross(f(5, 3), f(5, 1)), ShapeError, "size 3"),
+    ("cross", lambda: ft.cross(f(3, 5), f(5), 0), ShapeError, "size 3"),
+    ("tensor_split", lambda: ft.tensor_split(f(5), "ab"), ArgumentError, "indices"),
     ("arange", lambda: ft.arange(0, math.inf, 2), ArgumentError, "finite"),
     ("arange", lambda: ft.arange(0, math.nan), ArgumentError, "finite"),
 ]

@@ -79,9 +79,10 @@ def sliced(x: torch.Tensor, starts: Any, sizes: Any, steps: Any = None) -> torch
     return x
 
 
-def taken(x: torch.Tensor, indices: torch.Tensor, axis: int | None = 0) -> torch.Tensor:
+def taken(x: torch.Tensor, indices: torch.Tensor, axis: int | None = 0, mode: str = "fill") -> torch.Tensor:
     x, axis = (x.reshape(-1), 0) if axis is None else (x, axis % x.ndim)
-    found = x.index_select(axis, indices.reshape(-1) % x.shape[axis])
+    indices = indices.clamp(0, x.shape[axis] - 1) if mode == "clip" else indices % x.shape[axis]
+    found = x.index_select(axis, indices.reshape(-1))
     return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
 
 
@@ -113,7 +114,9 @@ def shaped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
-    return torch.from_numpy(x.numpy()[key.numpy() if isinstance(key, torch.Tensor) else key].copy())
+    """NumPy's rule, which differs from torch's for an int beside an array."""
+    keys = key if isinstance(key, tuple) else (key,)
+    return torch.from_numpy(x.numpy()[tuple(k.numpy() if isinstance(k, torch.Tensor) else k for k in keys)].copy())
 
 
 def repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.Tensor:

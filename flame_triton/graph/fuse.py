@@ -271,7 +271,8 @@ class _Fuser:
         found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None}
         vertical = sorted(
             (c for c in found.values() if c.level == top or self._may_rise(c)),
-            key=lambda c: (c.kind != "epilogue", -c.level),
+            # the last product first: a sum of products then runs on from one to the next, and holds one at a time
+            key=lambda c: (c.kind != "epilogue", -c.node.id if c.node else 0, -c.level),
         )
         for cluster in vertical:
             role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)

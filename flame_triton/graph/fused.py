@@ -109,7 +109,8 @@ class FusedFunction:
                 slots.append(call("input", operands[-1].shape, operands[-1].dtype))
                 return slots[-1]
             if isinstance(x, list | tuple):
-                return [place(part) for part in cast(Sequence[Any], x)] if isinstance(x, list) else tuple(map(place, x))
+                parts = [place(part) for part in cast(Sequence[Any], x)]
+                return parts if isinstance(x, list) else tuple(parts)
             return x
 
         first = call("input", (), "float32").node.id  # what is older than this node comes from outside
@@ -118,8 +119,9 @@ class FusedFunction:
         except FlameError as error:
             error.loc = error.loc or user_location()
             raise
-        outputs = (made,) if isinstance(made, Value) else tuple(made) if isinstance(made, list | tuple) else ()
-        if not outputs or not all(isinstance(v, Value) for v in outputs):
+        several = cast(Sequence[Any], made) if isinstance(made, list | tuple) else (made,)
+        outputs = tuple(v for v in several if isinstance(v, Value))
+        if not outputs or len(outputs) != len(several):
             raise GraphError(
                 f"must return a Value or a tuple of Values, got {made!r}", op=self.name, loc=user_location()
             )
@@ -138,10 +140,11 @@ def _placeholder(x: Any) -> Any:
     """A fresh Value for a Value or a type; anything else as it is."""
     if isinstance(x, TensorType | Value):
         return call("input", x.shape, x.dtype)
-    pair = isinstance(x, tuple) and len(cast(Sequence[Any], x)) == 2
-    if pair and isinstance(x[0], tuple) and isinstance(x[1], str | DType):
-        return call("input", x[0], as_dtype(x[1]))
-    return x
+    match x:
+        case (tuple() as shape, str() | DType() as dtype):
+            return call("input", shape, as_dtype(dtype))
+        case _:
+            return x
 
 
 def _lift(slots: Sequence[Value], outputs: tuple[Value, ...], first: int) -> tuple[Graph, list[Value]]:

@@ -178,8 +178,8 @@ def _convolution(node: Node, target: Target) -> Value:
 
 
 def _split_positions(node: Node, target: Target) -> int:
-    """Into how many pieces the output positions of a weight's gradient are cut: enough for one wave of tiles of 64
-    output channels, each piece at least 512 long; 1 means not at all."""
+    """Into how many pieces the output positions of a weight's gradient are cut: enough for three waves of tiles of 64
+    channels squared, each piece at least 1024 long; 1 means not at all."""
     k, *kernel, c = node.type.shape
     groups: int = node.attrs["groups"]
     positions = math.prod(node.inputs[1].shape[:-1])
@@ -188,6 +188,6 @@ def _split_positions(node: Node, target: Target) -> int:
     wide = -(-k // 64) if c == 1 else groups * -(-(k // groups) // 64) * max(1, c // 64)
     tiles = wide * math.prod(kernel)
     parts = 1
-    while tiles * parts < target.processors and positions // (parts * 2) >= 512:
+    while tiles * parts < 3 * target.processors and positions // (parts * 2) >= 1024:
         parts *= 2
     return parts

@@ -1,4 +1,4 @@
-"""Indexing: basic indices are views, integer tensors pick rows of a table, positions make masks.
+"""Picking and adding by index: integer tensors pick rows of a table, positions make masks.
 
 The primitive is `gather_rows`: rows of a [rows, width] table by index. Its gradient is `scatter_add_rows`, whose
 gradient is `gather_rows` again. An index counts from the end if negative; out of range it reads NaN (0 in an integer
@@ -7,62 +7,20 @@ table) and adds nothing.
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..ir.node import Value, make
 from ..ir.op import Kernel, Sample, call
-from ..types import DTypeLike, TensorType, check_axis, int32, int64
-from .define import Operand, as_value, composed, define, integers, randn, samples
+from ..types import DTypeLike, TensorType, broadcast_shapes, check_axis, int32, int64
+from .define import Operand, as_value, composed, define, integers, randn, samples, wide
 from .leaf import stop_gradient
 from .logic import equal, where
-from .view import reshape, slice_within, transpose
-
-# ---- indexing --------------------------------------------------------------------------------------------------
-
-
-@composed(
-    samples=samples(
-        Sample((randn(5, 7), (slice(1, 4), slice(None, None, -2)))),
-        Sample((randn(3, 4, 5), (Ellipsis, None, -1))),
-        Sample((randn(3, 4), 2)),
-        Sample((randn(5, 3), np.array([4, 0, -1]))),
-    )
-)
-def getitem(x: Value, key: Any) -> Value:
-    """Basic NumPy indexing (integers, slices, None, Ellipsis); one integer-array index goes to `take`."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if len(keys) == 1 and isinstance(keys[0], Value):
-        return call("take", x, keys[0], axis=0)
-    used = sum(k is not None and k is not Ellipsis for k in keys)
-    if used > x.ndim:
-        raise ShapeError(f"{used} indices for a tensor of {x.ndim} dimensions")
-    if Ellipsis not in keys:
-        keys.append(Ellipsis)
-    at = keys.index(Ellipsis)
-    keys[at : at + 1] = [slice(None)] * (x.ndim - used)
-    parts: list[tuple[int, int, int]] = []  # start, size and step along each axis of x
-    shape: list[int] = []
-    for k in keys:
-        if k is None:
-            shape.append(1)
-            continue
-        d = x.shape[len(parts)]
-        if isinstance(k, slice):
-            r = range(d)[k]
-            parts.append((r.start, len(r), r.step) if len(r) else (0, 0, 1))
-            shape.append(len(r))
-        elif isinstance(k, int | np.integer) and not isinstance(k, bool):
-            if not -d <= k < d:
-                raise ShapeError(f"index {k} is out of range for axis {len(parts)} of size {d}")
-            parts.append((int(k) % d, 1, 1))
-        else:
-            raise ArgumentError(f"cannot index with {k!r}")
-    starts, sizes, steps = ([part[i] for part in parts] for i in range(3))
-    return reshape(slice_within(x, starts, sizes, steps), tuple(shape))
-
+from .view import broadcast_to, reshape, transpose
 
 # ---- rows of a table -------------------------------------------------------------------------------------------
 
@@ -156,19 +114,27 @@ def _as_index(index: Operand) -> Value:
         Sample((randn(2, 3, 4), np.array([2, -3])), {"axis": -2}),
         Sample((randn(2, 3), np.array([5, 0, 5])), {"axis": None}),
         Sample((randn(5, 3), np.asarray(2))),
+        Sample((randn(5, 3), np.array([7, -1, -6, 2])), {"mode": "wrap"}),
+        Sample((randn(5, 3), np.array([[7, -1], [-6, 2]])), {"axis": None, "mode": "clip"}),
     )
 )
-def take(x: Operand, indices: Operand, axis: int | None = 0) -> Value:
+def take(x: Operand, indices: Operand, axis: int | None = 0, mode: str = "fill") -> Value:
     """Slices of x at integer `indices` of any shape, which replaces the axis; None: of the flattened x.
 
-    Negative indices count from the end; out of range gives NaN (0 for integers).
+    mode, for indices out of range: "fill" reads NaN (0 for integers), negative ones counting from the end; "wrap" goes
+    around; "clip" takes the first or last slice, negative ones being out of range (as in NumPy).
     """
     x, indices = as_value(x), _as_index(indices)
+    if mode not in ("fill", "wrap", "clip"):
+        raise ArgumentError(f'mode must be "fill", "wrap" or "clip", got {mode!r}')
     if axis is None:
         x, axis = reshape(x, (x.size,)), 0
     if not x.ndim:
         raise ShapeError("needs a tensor with dimensions")
     a = check_axis(axis, x.ndim)
+    if mode != "fill" and x.shape[a]:
+        n = x.shape[a]
+        indices = call("remainder", indices, n) if mode == "wrap" else call("clamp", indices, 0, n - 1)
     order = (a, *(i for i in range(x.ndim) if i != a))
     front = transpose(x, order)
     rest = front.shape[1:]
@@ -222,6 +188,37 @@ def gather(x: Operand, dim: int, index: Operand) -> Value:
 
 @composed(
     samples=samples(
+        Sample((randn(3, 5), np.array([[4, 0, 0], [1, 1, 2], [-1, 3, 0]]), 1)),
+        Sample((randn(3, 5), np.array([[2, 0]]).T), {"axis": 0}),
+        Sample((randn(1, 4), np.array([[2], [0], [1]]))),
+        Sample((randn(2, 3), np.array([5, 0])), {"axis": None}),
+    ),
+    aliases=("take_along_dim",),
+)
+def take_along_axis(x: Operand, indices: Operand, axis: int | None = -1) -> Value:
+    """out[i, j, ...] = x[i, indices[i, j, ...], ...], the index standing on `axis`; None: of the flattened x.
+
+    The other axes of x and indices broadcast. Out of range as `take`.
+    """
+    x, indices = as_value(x), _as_index(indices)
+    if axis is None:
+        return take(x, reshape(indices, (indices.size,)), None)
+    x, indices, a = _along(x, indices, axis)
+    return gather(x, a, indices)
+
+
+def _along(x: Value, index: Value, axis: int) -> tuple[Value, Value, int]:
+    """x and index, broadcast against each other but for the axis."""
+    if x.ndim != index.ndim:
+        raise ShapeError(f"indices {index.shape} must have as many axes as x {x.shape}")
+    a = check_axis(axis, x.ndim)
+    rest = broadcast_shapes(*((*s[:a], 1, *s[a + 1 :]) for s in (x.shape, index.shape)))
+    wide = [(*rest[:a], n, *rest[a + 1 :]) for n in (x.shape[a], index.shape[a])]
+    return broadcast_to(x, wide[0]), broadcast_to(index, wide[1]), a
+
+
+@composed(
+    samples=samples(
         Sample((randn(3, 5), 1, integers(3, 4, high=5), randn(3, 4, seed=1))),
         Sample((randn(3, 5), 0, integers(2, 5, high=3), randn(2, 5, seed=1))),
     )
@@ -262,6 +259,80 @@ def embedding(indices: Operand, weight: Operand, padding_idx: int | None = None)
     if not 0 <= row < weight.shape[0]:
         raise ArgumentError(f"padding_idx {padding_idx} is out of range for {weight.shape[0]} rows")
     return where(call("expand_dims", equal(indices, row), -1), stop_gradient(found), found)
+
+
+def _bags(indices: Value, offsets: Sequence[int] | None, last: bool) -> tuple[Value, Value | None]:
+    """Indices as bags [B, L], and which of them count (None: all). offsets: where bags begin in indices [n]."""
+    if offsets is None:
+        if indices.ndim != 2:
+            raise ShapeError(f"indices must be [bags, length], or [n] with offsets, got {indices.shape}")
+        return indices, None
+    edges = [int(o) for o in offsets] + ([] if last else [indices.size])
+    sizes = [b - a for a, b in itertools.pairwise(edges)]
+    if indices.ndim != 1 or not edges or edges[0] != 0 or edges[-1] > indices.size or min(sizes, default=0) < 0:
+        raise ArgumentError(f"offsets must rise from 0 to at most {indices.size} for indices [n], got {tuple(offsets)}")
+    length = max(*sizes, 1, 1)
+    place = np.asarray(edges[:-1], np.int64)[:, None] + np.arange(length)
+    there = np.arange(length) < np.asarray(sizes, np.int64)[:, None]
+    return take(indices, call("constant", np.where(there, place, 0))), call("constant", there)
+
+
+@composed(
+    samples=samples(
+        Sample((np.array([[0, 3, 3], [1, 5, 0]]), randn(6, 4))),
+        Sample((np.array([0, 3, 3, 1, 5]), randn(6, 4), (0, 2, 2)), {"mode": "sum"}),
+        Sample((np.array([0, 3, 3, 1, 5]), randn(6, 4), (0, 3)), {"mode": "max"}),
+        Sample((np.array([0, 3, 3, 1]), randn(6, 2), (0, 3, 4)), {"mode": "mean", "include_last_offset": True}),
+        Sample((np.array([[0, 3], [1, 5]]), randn(6, 2)), {"mode": "sum", "per_sample_weights": randn(2, 2, seed=1)}),
+        Sample((np.array([[0, 3, 3], [1, 5, 0]]), randn(6, 2)), {"mode": "max", "padding_idx": 3}, grad=()),
+        Sample((np.array([[0, 3, 3], [3, 3, 3]]), randn(6, 2)), {"mode": "mean", "padding_idx": 3}, grad=()),
+    )
+)
+def embedding_bag(
+    indices: Operand,
+    weight: Operand,
+    offsets: Sequence[int] | None = None,
+    mode: str = "mean",
+    per_sample_weights: Operand | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Value:
+    """The sum, mean or largest elements of weight's rows [rows, width] over bags of indices -> [bags, width].
+
+    indices: [bags, length], or [n] with `offsets`, static, where bags begin (include_last_offset: and where the last
+    one ends). per_sample_weights: indices' shape, factors of the rows, for "sum". padding_idx: these do not count, and
+    get no gradient. An empty bag gives zeros. Means and sums are taken in float32 for 16-bit floats.
+    """
+    indices, weight = _as_index(indices), as_value(weight)
+    if weight.ndim != 2 or not weight.dtype.is_float:
+        raise ShapeError(f"weight must be floating [rows, width], got {weight.type}")
+    if mode not in ("sum", "mean", "max"):
+        raise ArgumentError(f'mode must be "sum", "mean" or "max", got {mode!r}')
+    bags, there = _bags(indices, offsets, include_last_offset)
+    rows = wide(embedding(bags, weight, padding_idx))
+    if per_sample_weights is not None:
+        factors = as_value(per_sample_weights)
+        if mode != "sum" or factors.shape != indices.shape:
+            raise ArgumentError(f'per_sample_weights needs mode "sum" and shape {indices.shape}, got {factors.shape}')
+        factors = factors if offsets is None else _bags(factors, offsets, include_last_offset)[0]
+        rows = call("mul", rows, call("expand_dims", wide(factors), -1))
+    if padding_idx is not None:
+        row = padding_idx + weight.shape[0] if padding_idx < 0 else padding_idx
+        real = call("logical_not", equal(bags, row))
+        there = real if there is None else call("logical_and", there, real)
+    if there is None:
+        result = call("max" if mode == "max" else mode, rows, axis=1)
+    else:
+        count = call("sum", call("cast", there, int64), axis=1, keepdims=True)
+        here = call("expand_dims", there, -1)
+        if mode == "max":
+            result = call("max", where(here, rows, -math.inf), axis=1)
+            result = where(call("greater", count, 0), result, 0.0)
+        else:
+            result = call("sum", where(here, rows, 0.0), axis=1)
+            if mode == "mean":
+                result = call("div", result, call("cast", call("clamp_min", count, 1), result.dtype))
+    return call("cast", result, weight.dtype)
 
 
 # ---- masks by position -----------------------------------------------------------------------------------------

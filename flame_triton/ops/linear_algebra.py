@@ -92,10 +92,13 @@ def outer(x: Operand, y: Operand) -> Value:
 )
 def cross(x: Operand, y: Operand, axis: int = -1) -> Value:
     """The vector product along an axis of size 3: (x1 y2 - x2 y1, x2 y0 - x0 y2, x0 y1 - x1 y0); others broadcast."""
+    shapes = [as_value(v).shape for v in (x, y)]
     x, y = promote_operands("cross", x, y)
     a = check_axis(axis, x.ndim)
-    if not x.ndim or x.shape[a] != 3:
-        raise ShapeError(f"axis {axis} of {x.shape} must have size 3")
+    for shape in shapes:
+        at = a - x.ndim  # counted from the end, where shapes are aligned
+        if -at > len(shape) or shape[at] != 3:
+            raise ShapeError(f"axis {axis} of {shape} must have size 3")
     dtype, x, y = x.dtype, wide(x), wide(y)
     turned = sub(mul(roll(x, -1, a), roll(y, -2, a)), mul(roll(x, -2, a), roll(y, -1, a)))
     return call("cast", turned, dtype)

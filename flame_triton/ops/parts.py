@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..errors import ArgumentError, ShapeError
 from ..ir.node import Value
 from ..ir.op import Sample, call
@@ -89,6 +91,8 @@ def tensor_split(x: Operand, indices_or_sections: int | Sequence[int], axis: int
         if n <= 0:
             raise ArgumentError(f"the number of parts must be positive, got {n}")
         return split(x, tuple(total // n + (i < total % n) for i in range(n)), axis)
+    if any(not isinstance(k, int | np.integer) for k in indices_or_sections):
+        raise ArgumentError(f"parts must be a number or indices, got {indices_or_sections!r}")
     cuts = [min(max(k + total if k < 0 else k, 0), total) for k in indices_or_sections]
     edges = itertools.pairwise([0, *cuts, total])
     return tuple(call("narrow", x, axis, a, max(b - a, 0)) for a, b in edges)

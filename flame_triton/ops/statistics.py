@@ -333,7 +333,7 @@ def _slope(x: Value, axis: int, spacing: float | Value, edge_order: int) -> Valu
 
 
 def _one_sided(near: Value, next: Value, h: float | Value, k: float | Value) -> Value:
-    """The slope at an end, from those of the two intervals beside it, h and k long: near + (near - next) h / (h + k)."""
+    """The slope at an end from those of the two intervals beside it, h and k long: near + (near - next) h / (h + k)."""
     return add(near, mul(sub(near, next), div(h, add(h, k)) if isinstance(h, Value) else 0.5))
 
 

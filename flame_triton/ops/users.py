@@ -37,9 +37,6 @@ def _sample(name: str, call: Sample | tuple[Any, ...]) -> Sample:
 
 
 def _argument(x: Any, seed: int) -> Any:
-    shape = isinstance(x, tuple) and all(isinstance(d, int) for d in x)
-    return randn(*x, seed=seed) if shape else x.astype(np.float64) if _is_float(x) else x
-
-
-def _is_float(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    if isinstance(x, tuple) and all(isinstance(d, int) for d in x):
+        return randn(*x, seed=seed)
+    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x

@@ -23,10 +23,12 @@ class Adapter:
     needs: the public functions that are called; until all of them exist the name counts as "not there yet". "pad:mode"
     asks for a function with a parameter of that name.
     call: takes these functions, then torch's arguments with Values in place of tensors.
+    static: places and names of arguments that must be known when the graph is built: a tensor there becomes numbers.
     """
 
     needs: tuple[str, ...]
     call: Callable[..., Any]
+    static: tuple[int | str, ...] = ()
 
     @property
     def missing(self) -> list[str]:
@@ -42,9 +44,9 @@ def exists(function: str, parameter: str | None = None) -> bool:
     return parameter is None or parameter in inspect.signature(getattr(ft, function)).parameters
 
 
-def via(needs: str, call: Callable[..., Any] | None = None) -> Adapter:
+def via(needs: str, call: Callable[..., Any] | None = None, static: tuple[int | str, ...] = ()) -> Adapter:
     """An adapter onto the functions named in `needs`; without `call`, onto one that takes torch's own arguments."""
-    return Adapter(tuple(needs.split()), call or renamed)
+    return Adapter(tuple(needs.split()), call or renamed, static)
 
 
 def renamed(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -91,6 +93,6 @@ def dtype_of(dtype: torch.dtype) -> ft.DType:
 
 def number(x: Any) -> Any:
     """A Python number that stands for itself; a tensor there cannot be one, since our graphs are static."""
-    if isinstance(x, ft.Value):
+    if isinstance(x, bool) or not isinstance(x, int | float):
         raise OutOfScope("a tensor where we take a number")
     return x

@@ -29,6 +29,20 @@ FLOORS = {"nn.functional.scaled_dot_product_attention": 1.0}
 """As FLOOR. Attention: the scores reach 200, so that softmax is saturated and its gradient is what is left of terms of
 size 30 that cancel; flash attention subtracts a row sum where torch's dense backward subtracts equal terms."""
 
+INEXACT = {
+    **dict.fromkeys(("nn.functional.adaptive_avg", "nn.functional.interpolate/", "nn.functional.upsample"), 1e-7),
+    "nn.functional.hardsigmoid": 1e-7,
+}
+"""Beginnings of names where float64 is not reached: the weights of windows and of interpolation are constants of the
+graph's own dtype, here float32; torch's backward of hardsigmoid multiplies by a 1/6 rounded to float32."""
+
+VALUES_ONLY = {
+    "nn.functional.max_unpool1d": "two maxima at one place: torch gives both its whole gradient, we share it",
+    "nn.functional.max_unpool2d": "as max_unpool1d",
+    "nn.functional.max_unpool3d": "as max_unpool1d",
+}
+"""Whose gradients are not compared, and why. max_unpool1d/grad and its kin, without such places, are."""
+
 
 @dataclass
 class Tally:
@@ -88,8 +102,11 @@ def problem(name: str, adapter: Adapter, drawn: Drawn, gradients: bool) -> Probl
     seeds = [rng.standard_normal(outputs[i].shape).astype(outputs[i].dtype.numpy) for i in chosen]
     cotangents = [ft.input(outputs[i].shape, outputs[i].dtype) for i in chosen]
     ours = [v for v, t in zip(values, drawn.tensors, strict=True) if t.requires_grad]
+    try:
+        want += torch_grads([found[i] for i in chosen], wrt, seeds)
+    except NotImplementedError:  # some say that they have a gradient, and do not
+        return Problem(Graph(tuple(values), tuple(outputs)), arrays, want, same, len(outputs))
     grads = ft.grad([outputs[i] for i in chosen], ours, grad_output=cotangents, allow_unused=True)
-    want += torch_grads([found[i] for i in chosen], wrt, seeds)
     same += torch_grads([narrow[i] for i in chosen], narrow_wrt, seeds)
     graph = Graph((*values, *cotangents), (*outputs, *grads))
     return Problem(graph, [*arrays, *seeds], want, same, len(outputs))
@@ -126,8 +143,10 @@ def by_kernels(device: str) -> Callable[[Problem], list[np.ndarray]]:
     return run
 
 
-def compare(p: Problem, got: list[np.ndarray], exact: bool, floor: float = FLOOR) -> None:
+def compare(p: Problem, got: list[np.ndarray], exact: bool, name: str) -> None:
     """exact: `got` was computed in float64. Raises AssertionError naming the output or gradient that differs."""
+    floor = FLOORS.get(name, FLOOR)
+    tolerance = next((t for beginning, t in INEXACT.items() if name.startswith(beginning)), None)
     for i, (value, a, want, same) in enumerate(zip(p.graph.outputs, got, p.want, p.same, strict=True)):
         what = f"result {i}" if i < p.outputs else f"gradient {i - p.outputs}"
         if not value.dtype.is_float:
@@ -135,7 +154,7 @@ def compare(p: Problem, got: list[np.ndarray], exact: bool, floor: float = FLOOR
         elif exact:
             # torch rounds what passes through 16 bits, the oracle does not
             held = next((v.dtype for v in p.graph.outputs if v.dtype.is_low_precision), "float64")
-            assert_close(a, want, held, floor=floor, what=what)
+            assert_close(a, want, held, tolerance=tolerance, floor=floor, what=what)
         else:
             compare_narrow(a, want, same, value.dtype, floor, what)
 
@@ -167,8 +186,8 @@ def run_sample(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            p = problem(name, adapter, drawn, gradients=True)
-            compare(p, run(p), exact, FLOORS.get(name, FLOOR))
+            p = problem(name, adapter, drawn, gradients=name not in VALUES_ONLY)
+            compare(p, run(p), exact, name)
         except OutOfScope as reason:
             tally.skipped[str(reason)] += 1
         except DTypeError as error:
@@ -186,17 +205,18 @@ def run_sample(
 
 def drawn_for(name: str, most: int) -> list[Drawn]:
     """float32 samples with gradients, up to `most`, and a few of int64 and bool where torch takes these."""
-    few = max(1, most // 10)
+    few, static = max(1, most // 10), ADAPTERS[name].static
     return [
-        *spread(samples(name, torch.float32, True), most),
-        *spread(samples(name, torch.int64, False), few),
-        *spread(samples(name, torch.bool, False), few),
+        *spread(samples(name, torch.float32, True, static), most),
+        *spread(samples(name, torch.int64, False, static), few),
+        *spread(samples(name, torch.bool, False, static), few),
     ]
 
 
 def smallest(name: str, limit: int) -> list[Drawn]:
     """The float32 samples (int64, if there are none) of at most `limit` elements, smallest first."""
-    found = samples(name, torch.float32, True) or samples(name, torch.int64, False)
+    static = ADAPTERS[name].static
+    found = samples(name, torch.float32, True, static) or samples(name, torch.int64, False, static)
     return sorted((d for d in found if 0 < d.size <= limit or not d.tensors), key=lambda d: d.size)
 
 
@@ -205,11 +225,11 @@ def smallest(name: str, limit: int) -> list[Drawn]:
 
 def run_refusals(name: str, adapter: Adapter, tally: Tally) -> None:
     """Every ErrorInput that concerns us must raise a FlameError that names the op and the line of the adapter."""
-    op = op_db()[name]
-    if op.error_inputs_func is None:
+    op = op_db().get(name)
+    if op is None or op.error_inputs_func is None:
         return
     for error_input in op.error_inputs("cpu"):
-        drawn = Drawn.of(error_input.sample_input)
+        drawn = Drawn.of(error_input.sample_input, adapter.static)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:

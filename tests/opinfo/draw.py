@@ -17,7 +17,7 @@ from .adapter import OutOfScope, dtype_of
 FOREIGN = ("out", "generator", "names")
 """Keywords without a counterpart in a static graph: a sample with one is out of scope."""
 
-STORAGE = ("memory_format", "layout", "device", "pin_memory")
+STORAGE = ("memory_format", "layout", "device", "pin_memory", "requires_grad", "non_blocking", "copy")
 """Keywords about how torch stores a result, not what it is: left out of our call."""
 
 
@@ -53,6 +53,13 @@ def leaves(x: Any) -> Iterator[Any]:
         yield x
 
 
+@dataclass(frozen=True)
+class Static:
+    """A tensor argument whose numbers are known when the graph is built."""
+
+    tensor: torch.Tensor
+
+
 @dataclass
 class Drawn:
     """One call of a torch function: its arguments, with the tensors among them in a flat list."""
@@ -62,8 +69,12 @@ class Drawn:
     tensors: list[torch.Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, sample: Any) -> Drawn:
-        drawn = cls((sample.input, *sample.args), dict(sample.kwargs))
+    def of(cls, sample: Any, static: tuple[int | str, ...] = ()) -> Drawn:
+        def known(key: int | str, x: Any) -> Any:
+            return Static(x) if key in static and isinstance(x, torch.Tensor) else x
+
+        args = tuple(known(i, x) for i, x in enumerate((sample.input, *sample.args)))
+        drawn = cls(args, {k: known(k, x) for k, x in sample.kwargs.items()})
         drawn.tensors = [x for x in leaves((drawn.args, drawn.kwargs)) if isinstance(x, torch.Tensor)]
         return drawn
 
@@ -88,13 +99,17 @@ class Drawn:
     def size(self) -> int:
         return sum(t.numel() for t in self.tensors)
 
-    def place(self, replacements: list[Any], dtype: Callable[[torch.dtype], Any]) -> tuple[Any, Any]:
-        """The arguments with the tensors replaced, in order, and dtypes translated."""
+    def place(
+        self, replacements: list[Any], dtype: Callable[[torch.dtype], Any], number: Callable[[torch.Tensor], Any]
+    ) -> tuple[Any, Any]:
+        """The arguments with the tensors replaced, in order, and dtypes and static tensors translated."""
         left = iter(replacements)
 
         def change(x: Any) -> Any:
             if isinstance(x, torch.Tensor):
                 return next(left)
+            if isinstance(x, Static):
+                return number(x.tensor)
             return dtype(x) if isinstance(x, torch.dtype) else x
 
         return mapped(self.args, change), mapped(self.kwargs, change)
@@ -107,7 +122,7 @@ class Drawn:
         return [as_array(t) for t in self.tensors]
 
     def ours(self, call: Callable[..., Any], values: list[ft.Value]) -> list[ft.Value]:
-        args, kwargs = self.place(list(values), dtype_of)
+        args, kwargs = self.place(list(values), dtype_of, torch.Tensor.tolist)
         kwargs = {k: v for k, v in kwargs.items() if k not in STORAGE}
         return [ft.constant(v) if not isinstance(v, ft.Value) else v for v in leaves(call(*args, **kwargs))]
 
@@ -122,7 +137,7 @@ class Drawn:
             return dtype if d is torch.float32 else d
 
         tensors = [convert(t) for t in self.tensors]
-        args, kwargs = self.place(list(tensors), wide)
+        args, kwargs = self.place(list(tensors), wide, convert)
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)  # what integers become, and numbers
         try:
@@ -133,6 +148,8 @@ class Drawn:
 
     def __str__(self) -> str:
         def show(x: Any) -> str:
+            if isinstance(x, Static):
+                return repr(x.tensor.tolist())
             if isinstance(x, torch.Tensor):
                 name = str(x.dtype).removeprefix("torch.")
                 return f"{name}{list(x.shape)}"
@@ -153,13 +170,13 @@ def as_array(t: torch.Tensor) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def samples(name: str, dtype: torch.dtype, requires_grad: bool) -> list[Drawn]:
-    """Every sample of an OpInfo in one dtype; none if it does not support the dtype."""
-    op = op_db()[name]
-    if dtype not in op.dtypes:
+def samples(name: str, dtype: torch.dtype, requires_grad: bool, static: tuple[int | str, ...]) -> list[Drawn]:
+    """Every sample of an OpInfo in one dtype; none if it does not support the dtype, or if this torch has no such."""
+    op = op_db().get(name)
+    if op is None or dtype not in op.dtypes:
         return []
     grad = requires_grad and op.supports_autograd
-    return [Drawn.of(s) for s in op.sample_inputs("cpu", dtype, requires_grad=grad)]
+    return [Drawn.of(s, static) for s in op.sample_inputs("cpu", dtype, requires_grad=grad)]
 
 
 def spread(items: list[Any], most: int) -> list[Any]:

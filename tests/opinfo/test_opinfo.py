@@ -8,6 +8,7 @@ import flame_triton as ft
 
 from . import check
 from .adapters import ADAPTERS
+from .draw import op_db
 
 PRESENT = [name for name, adapter in ADAPTERS.items() if not adapter.missing]
 DEVICE = "interpreter" if ft.config.interpreted() else "cuda"
@@ -24,6 +25,12 @@ def finish(tally: check.Tally, record_property) -> None:
     assert not tally.failures, f"{len(tally.failures)} failures; the first:\n{shown}"
 
 
+def assert_some(name: str, tally: check.Tally) -> None:
+    if name not in op_db():
+        pytest.skip(f"this version of torch has no OpInfo {name}")
+    assert tally.values, f"no sample of {name} is in scope: {dict(tally.skipped)}"
+
+
 @pytest.mark.parametrize("name", PRESENT)
 def test_reference(name: str, record_property) -> None:
     """Values, dtypes and gradients of the references, in float64."""
@@ -31,7 +38,7 @@ def test_reference(name: str, record_property) -> None:
     for drawn in check.drawn_for(name, REFERENCE_SAMPLES):
         check.run_sample(name, ADAPTERS[name], drawn, check.by_reference, True, tally)
     finish(tally, record_property)
-    assert tally.values, f"no sample of {name} is in scope: {dict(tally.skipped)}"
+    assert_some(name, tally)
 
 
 @pytest.mark.parametrize("name", PRESENT)
@@ -43,7 +50,7 @@ def test_kernels(name: str, record_property) -> None:
         if tally.values == KERNEL_SAMPLES:
             break
     finish(tally, record_property)
-    assert tally.values, f"no sample of {name} is in scope: {dict(tally.skipped)}"
+    assert_some(name, tally)
 
 
 @pytest.mark.parametrize("name", PRESENT)

@@ -206,7 +206,7 @@ def dgrad(
     p_y += h.to(tl.int64) * stride_yh + w.to(tl.int64) * stride_yw + group * K
     taps: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
     p_w = w_ptr + group.to(tl.int64) * K * (taps * C)
-    p_w += ((r_d * KERNEL[1] + r_h) * KERNEL[2] + r_w).to(tl.int64) * C + tl.minimum(column, C - 1)
+    p_w += ((r_d * KERNEL[1] + r_h) * KERNEL[2] + r_w).to(tl.int64) * C + column % C
     acc = _product(
         p_y, p_w, d, h, w, O_D, O_H, O_W, stride_yd, stride_yh, stride_yw,
         STEP[0] * KERNEL[1] * KERNEL[2] * C, STEP[1] * KERNEL[2] * C, STEP[2] * C, taps * C, taps_d, taps_h, taps_w, K,
@@ -250,8 +250,8 @@ def wgrad(
         column_ok = c < C
         tap = tile_n // tiles_c
     r_d, r_h, r_w = tap // (KERNEL[1] * KERNEL[2]), tap // KERNEL[2] % KERNEL[1], tap % KERNEL[2]
-    p_y = dy_ptr + (group * K + tl.minimum(row, K - 1))
-    p_x = x_ptr + (group * C + tl.minimum(c, C - 1))
+    p_y = dy_ptr + (group * K + row % K)
+    p_x = x_ptr + (group * C + c % C)
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32)
     positions = N * O_D * O_H * O_W
     end = tl.minimum((part + 1) * piece, positions)
@@ -279,14 +279,9 @@ def wgrad(
         acc = lib.dot(y, x, acc, INPUT_PRECISION)
     mask = (row < K)[:, None] & column_ok[None, :]
     first = (part.to(tl.int64) * GROUPS + group) * K + row
-    b = first[:, None] * (KERNEL[0] * KERNEL[1]) + _row(tap // KERNEL[2], FLAT)
-    EPILOGUE(acc, b, _row(r_w, FLAT), c[None, :], mask, ptrs)
-
-
-@triton.jit
-def _row(x, FLAT: tl.constexpr):
-    """A vector over columns as [1, BLOCK_N]; a scalar as [1, 1]."""
+    b = first[:, None] * (KERNEL[0] * KERNEL[1])
+    m = tl.zeros((BLOCK_M, 1), tl.int32)  # of acc's rows, though only b depends on them
     if FLAT:
-        return x[None, :]
+        EPILOGUE(acc, b + (tap // KERNEL[2])[None, :], m + r_w[None, :], c[None, :], mask, ptrs)
     else:
-        return x + tl.zeros((1, 1), tl.int32)
+        EPILOGUE(acc, b + tap // KERNEL[2], m + r_w, c[None, :], mask, ptrs)

@@ -10,6 +10,7 @@ from . import matmul_configs
 _INTERPRETER_BLOCK = 1 << 20  # elements, Triton's own limit
 _FLAT_BELOW = 16  # channels; fewer would leave most of an inner block empty
 _LARGEST_TILE = 128 * 128  # a larger one leaves no registers for the addresses of its rows
+_LARGEST_FLAT_TILE = 64 * 64  # and a flat one has an address for every element
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -104,18 +105,27 @@ def heuristic(problem: Problem, interpreted: bool, arch: int = 90) -> Config:
     if interpreted:
         return _interpreted(problem)
     product = problem.product()
-    found = [c for c in matmul_configs.configs(product, arch) if c.BLOCK_M * c.BLOCK_N <= _LARGEST_TILE]
     flat = problem.channels < _FLAT_BELOW
+    largest = _LARGEST_FLAT_TILE if flat else _LARGEST_TILE
+    found = [c for c in matmul_configs.configs(product, arch) if c.BLOCK_M * c.BLOCK_N <= largest]
+    if problem.columns < 16 and not flat:  # ptxas serialises wgmma around the masks of a tile that is mostly padding
+        found = [c for c in found if c.BLOCK_M < 64]
     if problem.kind == "wgrad" and not flat:
         widest = max(16, _power_of_two(problem.columns))
-        found = [c for c in found if c.BLOCK_N <= widest] or found
+        found = [c for c in found if c.BLOCK_N <= widest]
     best = min(found, key=lambda c: math.floor(matmul_configs.estimate_cycles(c, product, arch)))
-    block_k = best.BLOCK_K
-    if problem.kind != "wgrad" and not flat:
-        block_k = min(block_k, max(16, _power_of_two(problem.inner)))
-        while block_k > 32 and problem.inner % block_k and problem.inner % (block_k // 2) == 0:
-            block_k //= 2
+    block_k = _inner_block(problem, best.BLOCK_K, flat)
     return Config(best.BLOCK_M, best.BLOCK_N, block_k, best.GROUP_M, best.num_warps, best.num_stages, flat)
+
+
+def _inner_block(problem: Problem, most: int, flat: bool) -> int:
+    """BLOCK_K: short where addresses differ from element to element, else what wastes least of the last block."""
+    if flat:
+        return min(most, 32)
+    if problem.kind == "wgrad":
+        return most if problem.rows % 16 == 0 and problem.columns % 16 == 0 else min(most, 32)
+    sizes = [b for b in (64, 32, 16) if b <= most]
+    return min(sizes, key=lambda b: _cdiv(problem.inner, b) * b * {64: 1.0, 32: 1.1, 16: 1.35}[b])
 
 
 # --- depthwise ---

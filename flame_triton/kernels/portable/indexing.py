@@ -46,7 +46,7 @@ def scatter_add_rows(
 
     grad: [n_index, width], row stride stride_grad; index: [n_index], out-of-range ones add nothing; out:
     [n_rows, width], row stride stride_out; inner strides 1. Every element of out is written. Sums run in float32
-    (float64 if grad or out is float64), in index order by blocks of BLOCK_I, within a block in a fixed tree order.
+    (float64 if grad or out is float64, int64 for integers), in index order by blocks of BLOCK_I, within a block in a fixed tree order.
 
     A program owns BLOCK_R rows and BLOCK_W columns of out. It looks through the indices SCAN at a time (a multiple of
     BLOCK_I) and reads gradient rows only where one of its own rows occurs. Launch `scatter_grid(...)`.
@@ -56,7 +56,8 @@ def scatter_add_rows(
     r = r0 + tl.arange(0, BLOCK_R)
     w = (tl.program_id(0) % tiles_w) * BLOCK_W + tl.arange(0, BLOCK_W)
     double: tl.constexpr = (grad_ptr.dtype.element_ty == tl.float64) or (out_ptr.dtype.element_ty == tl.float64)
-    acc = tl.zeros([BLOCK_R, BLOCK_W], dtype=tl.float64 if double else tl.float32)
+    real: tl.constexpr = tl.float64 if double else tl.float32
+    acc = tl.zeros([BLOCK_R, BLOCK_W], dtype=real if grad_ptr.dtype.element_ty.is_floating() else tl.int64)
     for start in range(0, n_index, SCAN):
         seen = _rows(index_ptr, start + tl.arange(0, SCAN), n_index, n_rows)
         if tl.max(((seen >= r0) & (seen < r0 + BLOCK_R)).to(tl.int32), axis=0) > 0:
@@ -65,10 +66,10 @@ def scatter_add_rows(
                 row = _rows(index_ptr, i, n_index, n_rows)
                 used = (row >= r0) & (row < r0 + BLOCK_R)
                 p = i.to(tl.int64)[:, None] * stride_grad + w[None, :]
-                g = lib.load(grad_ptr, p, used[:, None] & (w < width)[None, :], 0.0).to(acc.dtype)
+                g = lib.load(grad_ptr, p, used[:, None] & (w < width)[None, :], 0).to(acc.dtype)
                 # A choice, not a product with 0 and 1: an infinity must not reach the other rows of the block.
                 match = row[None, :] == r[:, None]  # [BLOCK_R, BLOCK_I]
-                acc += tl.sum(tl.where(match[:, :, None], g[None, :, :], 0.0), axis=1)
+                acc += tl.sum(tl.where(match[:, :, None], g[None, :, :], 0), axis=1)
     p_out = r.to(tl.int64)[:, None] * stride_out + w[None, :]
     lib.store(out_ptr, p_out, acc, (r < n_rows)[:, None] & (w < width)[None, :])
 

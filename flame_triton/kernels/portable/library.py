@@ -38,6 +38,7 @@ from .elementary import (
     atanh,
     cosh,
     erfc,
+    erfcx,
     exp,
     exp2,
     expm1,
@@ -69,6 +70,20 @@ from .numeric import (
     xlog1py,
     xlogy,
 )
+from .special import (
+    cot_pi,
+    digamma,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    ndtr,
+    ndtri,
+    polygamma,
+)
 from .trigonometry import acos, asin, atan, atan2, tan
 
 __all__ = [
@@ -83,10 +98,14 @@ __all__ = [
     "atanh",
     "copysign",
     "cosh",
+    "cot_pi",
+    "digamma",
     "div",
     "dot",
     "entr",
     "erfc",
+    "erfcx",
+    "erfinv",
     "exp",
     "exp2",
     "expm1",
@@ -97,25 +116,34 @@ __all__ = [
     "gcd",
     "heaviside",
     "hypot",
+    "i0",
+    "i0e",
+    "i1",
+    "i1e",
     "integer_pow",
     "isfinite",
     "isinf",
     "isnan",
     "lcm",
     "left_shift",
+    "lgamma",
     "load",
     "log",
     "log1p",
     "log2",
     "log10",
+    "log_ndtr",
     "logaddexp",
     "logaddexp2",
     "logit",
     "maximum",
     "minimum",
+    "ndtr",
+    "ndtri",
     "neg",
     "nextafter",
     "normal",
+    "polygamma",
     "pow",
     "randint_bits",
     "reciprocal",
@@ -190,6 +218,16 @@ def store(ptr, offsets, value, mask=None):
         tl.store(ptr + offsets, value != 0, mask=mask)
     else:
         tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def flag(x):
+    """A bool that & and | take. In the interpreter the result of comparing scalars keeps the operands' own type behind
+    its int1, and a block made of it would hold floats."""
+    if INTERPRETED:
+        return x.to(tl.int32).to(tl.int1)
+    else:
+        return x
 
 
 # --- rounding ---

@@ -65,7 +65,7 @@ def nextafter(x, y):
 @triton.jit
 def sinc(x):
     """sin(pi x) / (pi x); 1 at 0."""
-    t = PI * tl.where(x == 0, 1.0, x)
+    t = tl.where(x == 0, 1.0, x) * PI
     return tl.where(x == 0, 1.0, div(tl.sin(t), t))
 
 

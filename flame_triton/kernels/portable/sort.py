@@ -79,7 +79,7 @@ def rank_chunks(
 
 
 @triton.jit
-def _count_before(x_ptr, base, size, key, mask, steps, OR_EQUAL: tl.constexpr, DESCENDING: tl.constexpr):
+def count_before(x_ptr, base, size, key, mask, steps, OR_EQUAL: tl.constexpr, DESCENDING: tl.constexpr):
     """How many of the sorted elements x[base : base + size] have a smaller key (or an equal one, where OR_EQUAL is).
 
     OR_EQUAL: a bool, or a tensor of them. steps: enough halvings for the largest size.
@@ -118,7 +118,7 @@ def merge_runs(
     own = tl.where(in_second, n - first - run, n - first)
     # Of equal elements those of the first run come first: that is what makes it stable.
     key = sort_key(value, DESCENDING)
-    place = row + first + own + _count_before(x_ptr, row + start, size, key, mask, steps, in_second, DESCENDING)
+    place = row + first + own + count_before(x_ptr, row + start, size, key, mask, steps, in_second, DESCENDING)
     lib.store(out_ptr, place, value, mask)
     lib.store(index_ptr, place, index, mask)
 
@@ -137,7 +137,7 @@ def search_sorted(
     key = sort_key(lib.load(x_ptr, at, mask, 0), False)
     base = at // row_count * stride_row
     size = tl.zeros_like(at) + length
-    found = _count_before(sorted_ptr, base, size, key, mask, steps, RIGHT, False)
+    found = count_before(sorted_ptr, base, size, key, mask, steps, RIGHT, False)
     lib.store(out_ptr, at, found, mask)
 
 

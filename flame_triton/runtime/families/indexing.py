@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 from ...graph.plan import Argument, KernelRef, Operand
 from ...ir.node import Node
-from ...kernels.portable import indexing
+from ...kernels.portable import indexing, segment
+from ...kernels.portable.sort import steps
+from ...types import TensorType, int64
+from .sort import emit_sort
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
 _MODULE = "flame_triton.kernels.portable.indexing"
+_MANY = 1 << 27  # comparisons of a place with an index, beyond which the indices are sorted
+_MANY_INTERPRETED = 1 << 22
 
 
 def gather(lowering: Lowering, node: Node) -> None:
@@ -33,6 +38,9 @@ def scatter_add(lowering: Lowering, node: Node) -> None:
     """out[r, :] = sum of g[i, :] where index[i] = r; inputs: index [n], g [n, width]."""
     index, g = node.inputs
     (rows, width), count = node.type.shape, index.size
+    if rows * count > (_MANY_INTERPRETED if lowering.target.interpreted else _MANY):
+        _segments(lowering, node, "sum", 0)
+        return
     config = indexing.scatter_heuristic(count, rows, width, lowering.target.interpreted)
     out = lowering.slots[node.out]
     args: list[Argument] = [lowering.operand(g), lowering.operand(index), Operand(out, node.type.dtype)]
@@ -44,4 +52,29 @@ def scatter_add(lowering: Lowering, node: Node) -> None:
     )  # fmt: skip
 
 
-FAMILIES = {"gather": gather, "scatter_add": scatter_add}
+def scatter_extreme(lowering: Lowering, node: Node) -> None:
+    """out[r, :] = the largest or smallest of x[i, :] where index[i] = r; inputs: index [n], x [n, width]."""
+    _segments(lowering, node, "min" if node.attrs["smallest"] else "max", node.attrs["empty"])
+
+
+def _segments(lowering: Lowering, node: Node, kind: str, empty: int | float) -> None:
+    """The indices sorted, then rows of equal ones combined. empty: what an integer row without any gets."""
+    index, x = node.inputs
+    (rows, width), count = node.type.shape, index.size
+    config = segment.heuristic(rows, width, lowering.target.interpreted)
+    out = lowering.slots[node.out]
+    found = lowering.workspace(index.shape, index.type), lowering.workspace(index.shape, TensorType((1,), int64))
+    if count:
+        emit_sort(lowering, node, index, count, found, False)
+    args: list[Argument] = [lowering.operand(x), Operand(found[0], index.dtype), Operand(found[1], int64)]
+    args += [Operand(out, node.type.dtype), count, rows, width, steps(count)]
+    constexprs = {"KIND": kind, "EMPTY": 0 if node.type.dtype.is_float else int(empty)}
+    lowering.emit(
+        node, KernelRef("flame_triton.kernels.portable.segment", "segment_reduce"),
+        segment.grid(rows, width, config), args,
+        {**constexprs, "BLOCK_R": config.BLOCK_R, "BLOCK_W": config.BLOCK_W, "BLOCK_I": config.BLOCK_I},
+        {"num_warps": config.num_warps}, [lowering.slot(x), *found], [out], f"segments, {kind}",
+    )  # fmt: skip
+
+
+FAMILIES = {"gather": gather, "scatter_add": scatter_add, "scatter_extreme": scatter_extreme}

@@ -17,13 +17,13 @@ _MODULE = "flame_triton.kernels.portable.sort"
 
 
 def emit_sort(
-    lowering: Lowering, node: Node, x: Value, results: tuple[Slot, Slot], descending: bool
-) -> tuple[Operand, Operand]:
-    """Sorts the rows of x [rows, length] into the slots of values and of indices (int64); their operands.
+    lowering: Lowering, node: Node, x: Value, length: int, results: tuple[Slot, Slot], descending: bool
+) -> None:
+    """Sorts the rows of x, of `length` elements each, into the slots of values and of indices (int64).
 
     Steps write to the results and to scratch memory in turn, so that the last one writes to the results.
     """
-    rows, length = x.shape
+    rows = x.size // length
     config = kernels.heuristic(rows, length, x.dtype.itemsize, lowering.target.interpreted)
     runs = kernels.merges(length, config)
     pairs = [results]
@@ -50,13 +50,13 @@ def emit_sort(
             [*operands(source), *operands(target), rows, length, run, kernels.steps(run)],
             {**flags, "BLOCK": config.BLOCK}, {"num_warps": 4}, source, target, f"{node.op.name} runs of {run}",
         )  # fmt: skip
-    return Operand(results[0], x.dtype), Operand(results[1], int64)
 
 
 def sort(lowering: Lowering, node: Node) -> None:
     """values, indices = rows of x [rows, length] in order."""
     values, indices = (lowering.slots[v] for v in node.outputs)
-    emit_sort(lowering, node, node.inputs[0], (values, indices), node.attrs["descending"])
+    x = node.inputs[0]
+    emit_sort(lowering, node, x, x.shape[1], (values, indices), node.attrs["descending"])
 
 
 def search(lowering: Lowering, node: Node) -> None:

@@ -29,28 +29,44 @@ def extreme_scan(f: Any, x: Any, dim: Any) -> Any:
     return f(x, axis=dim)
 
 
+def no_ties(x: Any, stable: Any = None) -> None:
+    """Integers have equal elements; torch does not say which of them comes first, unless asked to."""
+    if isinstance(x, ft.Value) and not x.dtype.is_float and not stable:
+        raise OutOfScope("which of equal elements torch puts first is an accident")
+
+
 def sorted_(f: Any, x: Any, dim: int = -1, descending: bool = False, *, stable: Any = None) -> Any:
+    no_ties(x, stable)
     return f(x, axis=dim, descending=descending)
 
 
 def argsorted(f: Any, x: Any, dim: int = -1, descending: bool = False, *, stable: Any = None) -> Any:
+    no_ties(x, stable)
     return f(x, axis=dim, descending=descending)
 
 
 def chosen(f: Any, x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    no_ties(x)
     return f(x, k, axis=dim, largest=largest)
 
 
 def kth(f: Any, x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    no_ties(x)
     return f(x, k, axis=dim, keepdims=keepdim)
 
 
 def middle(f: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    if dim is not None:
+        no_ties(x)
+    return f(x, axis=dim, keepdims=keepdim)
+
+
+def mode(f: Any, x: Any, dim: int = -1, keepdim: bool = False) -> Any:
     return f(x, axis=dim, keepdims=keepdim)
 
 
 def quantile(f: Any, x: Any, q: Any, dim: Any = None, keepdim: bool = False, *, interpolation: str = "linear") -> Any:
-    return f(x, q, axis=dim, keepdims=keepdim, method=interpolation)
+    return f(x, q, axis=dim, keepdims=keepdim, interpolation=interpolation)
 
 
 def scattered(f: Any, x: Any, dim: int, index: Any, src: Any, *, reduce: Any = None) -> Any:
@@ -93,17 +109,23 @@ def embedding(
     return f(indices, weight, padding_idx)
 
 
+def index_reduced(
+    f: Any, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
+) -> Any:  # fmt: skip
+    return f(x, dim, index, source, reduce, include_self=include_self)
+
+
 def searched(
     f: Any, boundaries: Any, x: Any, *, out_int32: bool = False, right: bool = False, side: Any = None,
     sorter: Any = None,
 ) -> Any:  # fmt: skip
     lacks(sorter=sorter, out_int32=out_int32)
-    return f(boundaries, x, side="right" if right or side == "right" else "left")
+    return f(boundaries, x, right=right or side == "right")
 
 
 def bucketed(f: Any, x: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
     lacks(out_int32=out_int32)
-    return f(boundaries, x, side="right" if right else "left")
+    return f(x, boundaries, right=right)
 
 
 ADAPTERS: dict[str, Adapter] = {
@@ -118,17 +140,18 @@ ADAPTERS: dict[str, Adapter] = {
     "index_put": via("index_put", index_put),
     "scatter": via("scatter", scattered),
     **{f"scatter_reduce/{r}": via("scatter_reduce", scatter_reduced) for r in "sum prod mean amin amax".split()},
+    **{f"index_reduce/{r}": via("index_reduce", index_reduced) for r in "mean prod amin amax".split()},
     "sort": via("sort", sorted_),
     "argsort": via("argsort", argsorted),
     "topk": via("topk", chosen),
     "kthvalue": via("kthvalue", kth),
     "median": via("median", middle),
     "nanmedian": via("nanmedian", middle),
-    "mode": via("mode", middle),
-    "quantile": via("quantile", quantile),
-    "nanquantile": via("nanquantile", quantile),
+    "mode": via("mode", mode),
+    "quantile": via("quantile", quantile, static=(1, "q")),
+    "nanquantile": via("nanquantile", quantile, static=(1, "q")),
     "searchsorted": via("searchsorted", searched),
-    "bucketize": via("searchsorted", bucketed),
+    "bucketize": via("bucketize", bucketed),
     "nn.functional.one_hot": via("one_hot", one_hot),
     "nn.functional.embedding": via("embedding", embedding),
 }

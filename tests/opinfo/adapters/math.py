@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..adapter import Adapter, OutOfScope, cast, number, same, via
+from ..adapter import Adapter, OutOfScope, cast, same, via
 
 
 def reduction(f: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
@@ -27,12 +27,8 @@ def scaled(f: Any, mul: Any, x: Any, y: Any, alpha: Any = 1) -> Any:
     return f(x, y if alpha == 1 else mul(y, alpha))
 
 
-def divided(div: Any, trunc: Any, floor_divide: Any, x: Any, y: Any, *, rounding_mode: Any = None) -> Any:
-    if rounding_mode is None:
-        return div(x, y)
-    if rounding_mode == "floor":
-        return floor_divide(x, y)
-    raise OutOfScope("no rounding_mode='trunc'")
+def divided(f: Any, x: Any, y: Any, *, rounding_mode: Any = None) -> Any:
+    return f(x, y) if rounding_mode is None else f(x, y, rounding_mode=rounding_mode)
 
 
 def extreme_along(value: Any, where: Any, x: Any, dim: Any, keepdim: bool = False) -> Any:
@@ -40,7 +36,7 @@ def extreme_along(value: Any, where: Any, x: Any, dim: Any, keepdim: bool = Fals
 
 
 def vector_norm(f: Any, x: Any, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    return f(cast(x, dtype), p=ord, axis=None if dim == () else dim, keepdims=keepdim)
+    return f(x, ord=ord, axis=None if dim == () else dim, keepdims=keepdim, dtype=dtype)
 
 
 def norm(f: Any, x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
@@ -49,31 +45,30 @@ def norm(f: Any, x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False,
     return f(cast(x, dtype), p=2 if p in ("fro", None) else p, axis=dim, keepdims=keepdim)
 
 
-def linalg_norm(f: Any, x: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    matrix = (isinstance(dim, tuple | list) and len(dim) == 2) or (dim is None and ord is not None and x.ndim == 2)
-    if matrix and ord not in (None, "fro"):
-        raise OutOfScope("no norms of matrices but Frobenius's")
-    return f(cast(x, dtype), p=2 if ord in (None, "fro") else ord, axis=dim, keepdims=keepdim)
+def linalg_norm(
+    vector: Any, matrix: Any, x: Any, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    """torch's norm of two axes, or of a whole matrix, is a matrix's if an order is given."""
+    if ord is not None and ((dim is None and x.ndim == 2) or (isinstance(dim, tuple | list) and len(dim) == 2)):
+        return matrix_norm(matrix, x, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype)
+    return vector(x, ord=2 if ord is None else ord, axis=dim, keepdims=keepdim, dtype=dtype)
 
 
 def matrix_norm(
     f: Any, x: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
 ) -> Any:
-    if ord != "fro":
-        raise OutOfScope("no norms of matrices but Frobenius's")
-    return f(cast(x, dtype), axis=dim, keepdims=keepdim)
+    if ord in ("nuc", 2, -2):
+        raise OutOfScope("no norms by singular values")
+    return f(x, ord, axis=dim, keepdims=keepdim, dtype=dtype)
 
 
 def clamp(f: Any, x: Any, min: Any = None, max: Any = None) -> Any:
     return f(x, min, max)
 
 
-def summed_to(f: Any, x: Any, *size: Any) -> Any:
-    raise OutOfScope("no sum_to_size")
-
-
 def cross(f: Any, x: Any, y: Any, dim: Any = None) -> Any:
-    return f(x, y, axis=-1 if dim is None else dim)
+    """torch's old default is the first axis of size 3."""
+    return f(x, y, axis=x.shape.index(3) if dim is None else dim)
 
 
 def with_matrix(f: Any, c: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
@@ -93,13 +88,23 @@ def einsum(f: Any, operands: Any, equation: str) -> Any:
 
 
 def tensordot(f: Any, a: Any, b: Any, dims: Any = 2) -> Any:
-    return f(a, b, axes=number(dims))
+    if not isinstance(dims, int) and any(a.shape[i] != b.shape[j] for i, j in zip(*dims, strict=True)):
+        raise OutOfScope("contracted axes are of one size: torch lets 1 stand for any")
+    return f(a, b, axes=dims)
+
+
+def matrix_power(f: Any, x: Any, n: int) -> Any:
+    if n < 0:
+        raise OutOfScope("no inverse of a matrix")
+    return f(x, n)
+
+
+def distances(f: Any, x: Any, y: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
+    return f(x, y, p=p)
 
 
 def rounded(f: Any, x: Any, *, decimals: int = 0) -> Any:
-    if decimals:
-        raise OutOfScope("no decimals=")
-    return f(x)
+    return f(x, decimals) if decimals else f(x)
 
 
 def logits(f: Any, x: Any, eps: Any = None) -> Any:
@@ -128,28 +133,28 @@ def aminmax(low: Any, high: Any, x: Any, *, dim: Any = None, keepdim: bool = Fal
     return low(x, axis=dim, keepdims=keepdim), high(x, axis=dim, keepdims=keepdim)
 
 
-def both_spreads(spread_of: Any, mean: Any, *args: Any, **kwargs: Any) -> Any:
-    raise OutOfScope("two functions here")
-
-
-def var_mean(f: Any, *args: Any, **kwargs: Any) -> Any:
-    return spread(f, *args, **kwargs)
-
-
 def isclose(f: Any, x: Any, y: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
     return f(x, y, rtol=rtol, atol=atol, equal_nan=equal_nan)
 
 
-def distance(norm: Any, x: Any, y: Any, p: Any = 2) -> Any:
-    return norm(x - y, p=p)
-
-
-def averaged(f: Any, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    return nan_reduction(f, x, dim, keepdim, dtype=dtype)
-
-
 def renorm(f: Any, x: Any, p: Any, dim: int, maxnorm: Any) -> Any:
     return f(x, p, dim, maxnorm)
+
+
+def polygamma(f: Any, x: Any, n: int) -> Any:
+    return f(n, x)
+
+
+def vander(f: Any, x: Any, *, N: Any = None) -> Any:
+    if x.ndim != 1:
+        raise OutOfScope("of one vector, as in NumPy")
+    return f(x, N, increasing=True)
+
+
+def integrated(f: Any, y: Any, x: Any = None, dim: int = -1, dx: Any = None) -> Any:
+    if x is not None and x.ndim > 1 and x.shape != y.shape:
+        raise OutOfScope("x has y's shape, or is a vector")
+    return f(y, x, **({} if dx is None else {"dx": dx}), axis=dim)
 
 
 ARITHMETIC: dict[str, Adapter] = {
@@ -163,7 +168,7 @@ ARITHMETIC: dict[str, Adapter] = {
     **same("entr erfcx ndtr ndtri log_ndtr xlog1py i0e i1 i1e zeta", prefix="special."),
     "add": via("add mul", scaled),
     "sub": via("sub mul", scaled),
-    "rsub": via("sub mul", lambda sub, mul, x, y, alpha=1: scaled(sub, mul, y, x, alpha)),
+    "rsub": via("rsub"),
     "mul": via("mul"),
     "__radd__": via("add", reverse),
     "__rmul__": via("mul", reverse),
@@ -174,18 +179,24 @@ ARITHMETIC: dict[str, Adapter] = {
     "__rand__": via("bitwise_and", reverse),
     "__ror__": via("bitwise_or", reverse),
     "__rxor__": via("bitwise_xor", reverse),
-    "div/no_rounding_mode": via("div trunc floor_divide", divided),
-    "div/floor_rounding": via("div trunc floor_divide", divided),
+    "div/no_rounding_mode": via("div", divided),
+    "div/floor_rounding": via("div:rounding_mode", divided),
+    "div/trunc_rounding": via("div:rounding_mode", divided),
     "max/binary": via("maximum"),
     "min/binary": via("minimum"),
     "round": via("round", rounded),
+    **{f"round/decimals_{d}": via("round:decimals", rounded) for d in ("0", "3", "neg_3")},
     "where": via("where", lambda f, x, condition, y: f(condition, x, y)),
     "clamp": via("clamp", clamp),
     "logit": via("logit", logits),
     "addcmul": via("addcmul", with_factor),
     "addcdiv": via("addcdiv", with_factor),
     "isclose": via("isclose", isclose),
-    "sgn": via("sign"),
+    "allclose": via("allclose", isclose),
+    **{f"polygamma/polygamma_n_{n}": via("polygamma", polygamma) for n in range(5)},
+    "special.polygamma/special_polygamma_n_0": via("polygamma", polygamma),
+    **{f"mvlgamma/mvlgamma_p_{p}": via("mvlgamma") for p in (1, 3, 5)},
+    "sgn": via("sgn"),
     "isreal": via("isreal"),
     "angle": via("angle"),
     "bfloat16": via("cast", lambda f, x: f(x, "bfloat16")),
@@ -203,22 +214,22 @@ REDUCTIONS: dict[str, Adapter] = {
     **{name: via(name, boolean) for name in "all any argmax argmin logsumexp".split()},
     **{name: via(name, nan_reduction) for name in "nansum nanmean".split()},
     **{name: via(name.split("/")[0], spread) for name in "var std var/unbiased std/unbiased".split()},
-    **{name: via(name.split("/")[0], var_mean)
-       for name in "var_mean std_mean var_mean/unbiased std_mean/unbiased".split()},
+    **{name: via(name.split("/")[0], spread) for name in "var_mean std_mean".split()},
+    **{name: via(name.split("/")[0], spread) for name in "var_mean/unbiased std_mean/unbiased".split()},
     "max/reduction_with_dim": via("max argmax", extreme_along),
     "min/reduction_with_dim": via("min argmin", extreme_along),
     "max/reduction_no_dim": via("max"),
     "min/reduction_no_dim": via("min"),
     "aminmax": via("amin amax", aminmax),
     "count_nonzero": via("count_nonzero", counted),
-    "linalg.vector_norm": via("norm", vector_norm),
-    "linalg.norm": via("norm", linalg_norm),
-    "linalg.norm/subgradients_at_zero": via("norm", linalg_norm),
-    "linalg.matrix_norm": via("norm", matrix_norm),
+    "linalg.vector_norm": via("vector_norm", vector_norm),
+    "linalg.norm": via("vector_norm matrix_norm", linalg_norm),
+    "linalg.norm/subgradients_at_zero": via("vector_norm matrix_norm", linalg_norm),
+    "linalg.matrix_norm": via("matrix_norm", matrix_norm),
     "norm": via("norm", norm),
     "norm/fro": via("norm", norm),
     "norm/inf": via("norm", norm),
-    "dist": via("norm", distance),
+    "dist": via("dist"),
     "renorm": via("renorm", renorm),
     "softmax": via("softmax", softmax),
     "softmax/with_dtype": via("softmax", softmax),
@@ -229,17 +240,22 @@ REDUCTIONS: dict[str, Adapter] = {
 }  # fmt: skip
 
 PRODUCTS: dict[str, Adapter] = {
-    **same("matmul mm bmm mv dot vdot inner outer addr kron trace cdist"),
-    **{name: via(name, with_matrix) for name in "addmm addmv addbmm baddbmm".split()},
+    **same("matmul mm bmm mv dot vdot inner outer kron trace"),
+    **{name: via(name, with_matrix) for name in "addmm addmv addbmm baddbmm addr".split()},
     "addmm/decomposed": via("addmm", with_matrix),
     "__rmatmul__": via("matmul", reverse),
+    "cdist": via("cdist", distances),
+    "linalg.vander": via("vander", vander),
+    "cumulative_trapezoid": via("cumulative_trapezoid", integrated),
+    "trapezoid": via("trapezoid", integrated),
+    "trapz": via("trapezoid", integrated),
     "einsum": via("einsum", einsum),
     "tensordot": via("tensordot", tensordot),
     "cross": via("cross", cross),
     "linalg.cross": via("cross", lambda f, x, y, *, dim=-1: f(x, y, axis=dim)),
     "linalg.vecdot": via("vecdot", lambda f, x, y, *, dim=-1: f(x, y, axis=dim)),
     "linalg.multi_dot": via("multi_dot", lambda f, values: f(list(values))),
-    "linalg.matrix_power": via("matrix_power", lambda f, x, n: f(x, n)),
+    "linalg.matrix_power": via("matrix_power", matrix_power),
     "nn.functional.linear": via("linear"),
     "nn.functional.bilinear": via("bilinear"),
 }

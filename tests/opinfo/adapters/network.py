@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ..adapter import Adapter, OutOfScope, lacks, via
 
 
@@ -13,10 +15,6 @@ def activation(f: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
 
 def glu(f: Any, x: Any, dim: int = -1) -> Any:
     return f(x, axis=dim)
-
-
-def gumbel(f: Any, *args: Any, **kwargs: Any) -> Any:
-    raise OutOfScope("a draw")
 
 
 def dropped(f: Any, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
@@ -40,6 +38,29 @@ def loss(
     f: Any, *args: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", **kwargs: Any
 ) -> Any:
     return f(*args, reduction=reduced(size_average, reduce, reduction), **kwargs)
+
+
+def with_logits_of(
+    f: Any, x: Any, weight: Any, target: Any, *, linear_bias: Any = None, reduction: str = "mean", **kwargs: Any
+) -> Any:  # fmt: skip
+    """torch's linear_cross_entropy: its `weight` is of the classes."""
+    if weight.ndim != 2 or kwargs.pop("weight", None) is not None or target.dtype.is_float:
+        raise OutOfScope("classes by number and without weights, [classes, features]")
+    kwargs.pop("chunking_method", None)
+    return f(x, weight, target, linear_bias, reduction=reduction, **kwargs)
+
+
+def of_classes(f: Any, x: Any, target: Any, **kwargs: Any) -> Any:
+    if not x.ndim or (x.ndim == 1 and target.shape == (1,)):
+        raise OutOfScope("a batch is [N, C], one sample [C]")
+    return loss(f, x, target, **kwargs)
+
+
+def triplet(f: Any, anchor: Any, positive: Any, negative: Any, *, distance_function: Any = None, **kwargs: Any) -> Any:
+    """torch's samples measure with functions of torch's tensors; its default is a module of its own."""
+    if distance_function is not None and not isinstance(distance_function, torch.nn.PairwiseDistance):
+        raise OutOfScope("a function of torch's tensors")
+    return loss(f, anchor, positive, negative, **kwargs)
 
 
 def weighted(
@@ -88,33 +109,35 @@ def group_norm(f: Any, x: Any, groups: int, weight: Any = None, bias: Any = None
     return f(x, groups, weight, bias, eps=eps)
 
 
+def check_momentum(momentum: float) -> None:
+    if not 0 <= momentum <= 1:
+        raise OutOfScope("a momentum outside of [0, 1]")
+
+
 def instance_norm(
     f: Any, x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
     use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
-    if running_mean is not None or running_var is not None:
-        raise OutOfScope("running statistics are updated in place")
-    return f(x, weight=weight, bias=bias, eps=eps)
+    check_momentum(momentum)
+    return f(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
 def batch_norm(
     f: Any, x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
-    return first(f(x, running_mean, running_var, weight, bias, training=training, momentum=momentum, eps=eps))
-
-
-def first(x: Any) -> Any:
-    """Where we also return the new running statistics."""
-    return x[0] if isinstance(x, tuple) else x
+    check_momentum(momentum)
+    if x.ndim < 2:
+        raise OutOfScope("a batch is [N, C, ...]")
+    return f(x, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def normalized(f: Any, x: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Any:
-    return f(x, p=p, axis=dim, eps=eps)
+    return f(x, p, dim, eps)
 
 
 def similarity(f: Any, x: Any, y: Any, dim: int = 1, eps: float = 1e-8) -> Any:
-    return f(x, y, axis=dim, eps=eps)
+    return f(x, y, dim, eps)
 
 
 def local_response(f: Any, x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
@@ -144,9 +167,8 @@ def max_pooled(
     f: Any, x: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    if return_indices:
-        raise OutOfScope("no indices of the maxima")
-    return f(x, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode)
+    stride = None if stride in ((), []) else stride
+    return f(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def mean_pooled(
@@ -162,9 +184,12 @@ def mean_pooled(
 
 
 def adaptive(f: Any, x: Any, output_size: Any, return_indices: bool = False) -> Any:
-    if return_indices:
-        raise OutOfScope("no indices of the maxima")
-    return f(x, output_size)
+    return f(x, output_size, return_indices) if return_indices else f(x, output_size)
+
+
+def unpooled(f: Any, x: Any, indices: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
+             output_size: Any = None) -> Any:  # fmt: skip
+    return f(x, indices, kernel_size, stride, padding, output_size)
 
 
 def resized(
@@ -187,8 +212,9 @@ def unfolded(f: Any, x: Any, kernel_size: Any, dilation: Any = 1, padding: Any =
     return f(x, kernel_size, dilation=dilation, padding=padding, stride=stride)
 
 
-def shuffled(f: Any, x: Any, factor: int) -> Any:
-    return f(x, factor)
+def shuffled(f: Any, x: Any, *factor: int, **named: int) -> Any:
+    """The one number has a name of its own in each of them."""
+    return f(x, *factor, *named.values())
 
 
 def grid_sampled(
@@ -215,9 +241,13 @@ ADAPTERS: dict[str, Adapter] = {
     **in_functional("softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid prelu", activation),
     **in_functional("glu", glu),
     **in_functional("dropout dropout2d dropout3d alpha_dropout", dropped),
+    **in_functional("feature_alpha_dropout/without_train", dropped, "feature_alpha_dropout"),
+    **in_functional("linear_cross_entropy linear_cross_entropy/chunked", with_logits_of, "linear_cross_entropy"),
     **in_functional("mse_loss l1_loss smooth_l1_loss huber_loss soft_margin_loss hinge_embedding_loss", loss),
-    **in_functional("gaussian_nll_loss poisson_nll_loss multilabel_margin_loss multi_margin_loss", loss),
-    **in_functional("multilabel_soft_margin_loss triplet_margin_loss triplet_margin_with_distance_loss", loss),
+    **in_functional("gaussian_nll_loss poisson_nll_loss", loss),
+    **in_functional("multilabel_margin_loss multi_margin_loss", of_classes),
+    **in_functional("multilabel_soft_margin_loss triplet_margin_loss", loss),
+    **in_functional("triplet_margin_with_distance_loss", triplet),
     **in_functional("binary_cross_entropy binary_cross_entropy_with_logits", weighted),
     **in_functional("cross_entropy nll_loss", classes),
     **in_functional("kl_div", divergence),
@@ -237,6 +267,8 @@ ADAPTERS: dict[str, Adapter] = {
     **in_functional("avg_pool1d avg_pool2d avg_pool3d", mean_pooled),
     **in_functional("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", adaptive),
     **in_functional("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", adaptive),
+    **in_functional("max_unpool1d max_unpool2d max_unpool3d", unpooled),
+    **{f"nn.functional.max_unpool{n}d/grad": via(f"max_unpool{n}d", unpooled) for n in (1, 2, 3)},
     **{
         f"nn.functional.interpolate/{mode}": via("interpolate", resized)
         for mode in "nearest nearest-exact linear bilinear bicubic trilinear area".split()

@@ -18,10 +18,6 @@ def reshaped(f: Any, x: Any, *shape: Any) -> Any:
     return f(x, sizes(shape))
 
 
-def reshaped_as(f: Any, x: Any, other: Any) -> Any:
-    return f(x, other.shape)
-
-
 def expanded(f: Any, x: Any, *shape: Any) -> Any:
     """torch's -1 keeps a size."""
     shape = sizes(shape)
@@ -49,12 +45,6 @@ def sliced(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int =
     key: list[Any] = [slice(None)] * x.ndim
     key[dim] = slice(start, end, step)
     return x[tuple(key)]
-
-
-def selected(x: Any, dim: int, index: int) -> Any:
-    if not -x.ndim <= dim < x.ndim:
-        raise OutOfScope("indexing has no axis argument")
-    return x[(slice(None),) * (dim % x.ndim) + (index,)]
 
 
 def indexed(x: Any, key: Any) -> Any:
@@ -96,15 +86,11 @@ def repeated(f: Any, x: Any, *reps: Any) -> Any:
 
 
 def interleaved(f: Any, x: Any, repeats: Any, dim: Any = None, *, output_size: Any = None) -> Any:
-    return f(x, number(repeats), dim)
+    return f(x, repeats, dim)
 
 
 def split_into(f: Any, x: Any, sections: Any, dim: int = 0) -> Any:
     return f(x, sections, dim)
-
-
-def tensor_split(f: Any, x: Any, sections: Any, dim: int = 0) -> Any:
-    return f(x, number(sections), dim)
 
 
 def chunked(f: Any, x: Any, chunks: int, dim: int = 0) -> Any:
@@ -125,6 +111,8 @@ def padded(f: Any, x: Any, pad: Any, mode: str = "constant", value: Any = None) 
     widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
     if mode == "constant":
         return f(x, widths, 0 if value is None else value)
+    if any(-(min(low, 0) + min(high, 0)) >= d > 0 for (low, high), d in zip(widths, x.shape, strict=True)):
+        raise OutOfScope("nothing is left of an axis to repeat: torch repeats what was cropped")
     return f(x, widths, mode=mode)
 
 
@@ -134,6 +122,10 @@ def constant_padded(f: Any, x: Any, pad: Any, value: Any = 0) -> Any:
 
 def moved(f: Any, x: Any, source: Any, destination: Any) -> Any:
     return f(x, source, destination)
+
+
+def blocks(f: Any, *matrices: Any) -> Any:
+    return f(*matrices)
 
 
 def diagonal(f: Any, x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
@@ -148,15 +140,15 @@ def embedded(f: Any, x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) ->
     return f(x, offset, dim1, dim2)
 
 
-def filled_like(f: Any, x: Any, *value: Any, dtype: Any = None, requires_grad: bool = False) -> Any:
+def filled_like(f: Any, x: Any, *value: Any, dtype: Any = None) -> Any:
     return f(x, *value, dtype=dtype)
 
 
-def filled(f: Any, *shape: Any, dtype: Any = None, requires_grad: bool = False) -> Any:
+def filled(f: Any, *shape: Any, dtype: Any = None) -> Any:
     return f(sizes(shape), **({} if dtype is None else {"dtype": dtype}))
 
 
-def new(f: Any, x: Any, *shape: Any, dtype: Any = None, requires_grad: bool = False) -> Any:
+def new(f: Any, x: Any, *shape: Any, dtype: Any = None) -> Any:
     return f(sizes(shape), dtype=x.dtype if dtype is None else dtype)
 
 
@@ -172,9 +164,14 @@ def filled_with(f: Any, x: Any, value: Any) -> Any:
     return f(x, number(value))
 
 
-def counted(f: Any, *args: Any, end: Any = None, dtype: Any = None, requires_grad: bool = False) -> Any:
+def counted(f: Any, *args: Any, end: Any = None, dtype: Any = None) -> Any:
     """torch's arange(end), arange(start, end, step)."""
     return f(*args, *([] if end is None else [end]), dtype=dtype)
+
+
+def indices(f: Any, stack: Any, row: int, col: int, offset: int = 0, *, dtype: Any = ft.int64) -> Any:
+    found = f(row, col, offset, dtype)
+    return stack(list(found)) if isinstance(found, tuple) else found
 
 
 def eye(f: Any, n: int, m: Any = None, *, dtype: Any = None) -> Any:
@@ -189,20 +186,9 @@ def logspace(f: Any, start: Any, end: Any, steps: int, base: float = 10.0, *, dt
     return f(number(start), number(end), steps, base=base, **({} if dtype is None else {"dtype": dtype}))
 
 
-def copied(f: Any, x: Any) -> Any:
-    """A copy: values are immutable here, so it is the value itself."""
-    return f(x, x.shape)
-
-
-def converted(f: Any, x: Any, *args: Any, dtype: Any = None, copy: Any = None, non_blocking: Any = None) -> Any:
-    raise OutOfScope("devices")
-
-
-def deepest(f: Any, *values: Any) -> Any:
-    return variadic(f, *values)
-
-
 def unfolded(f: Any, x: Any, dim: int, size: int, step: int) -> Any:
+    if not x.ndim:
+        raise OutOfScope("an axis of a scalar")
     return f(x, dim, size, step)
 
 
@@ -229,28 +215,29 @@ def scattered_slice(f: Any, x: Any, src: Any, dim: int = 0, start: Any = None, e
 
 
 VIEWS: dict[str, Adapter] = {
-    **same("flatten ravel atleast_1d atleast_2d atleast_3d fliplr flipud unflatten t"),
+    **same("contiguous flatten ravel fliplr flipud expand_as reshape_as view_as t select"),
     **{name: via("reshape", reshaped) for name in "reshape view view_copy".split()},
-    **{name: via("reshape", reshaped_as) for name in "reshape_as view_as".split()},
+    **{name: via(name, variadic) for name in "atleast_1d atleast_2d atleast_3d".split()},
+    "unflatten": via("unflatten"),
+    "t_copy": via("t"),
+    **{name: via("adjoint") for name in ("H", "mH")},
     **{name: via("broadcast_to", expanded) for name in "expand expand_copy broadcast_to".split()},
-    "expand_as": via("broadcast_to", reshaped_as),
     **{name: via("swapaxes", swapped) for name in "transpose transpose_copy".split()},
     **{name: via("swapaxes", last_two) for name in "mT".split()},
     "T": via("transpose", reversed_axes),
     **{name: via("transpose", reshaped) for name in "permute permute_copy".split()},
-    **{name: via("narrow", narrowed) for name in "narrow narrow_copy".split()},
+    **{name: via("narrow", narrowed, static=(2,)) for name in "narrow narrow_copy".split()},
     "slice": via("", sliced),
-    "select": via("", selected),
     "__getitem__": via("", indexed),
     **{name: via("squeeze", squeezed) for name in "squeeze squeeze/multiple squeeze_copy".split()},
-    **{name: via("expand_dims") for name in "unsqueeze unsqueeze_copy".split()},
+    **{name: via("unsqueeze") for name in "unsqueeze unsqueeze_copy".split()},
     "flip": via("flip", flipped),
     "roll": via("roll", rolled),
     "rot90": via("rot90", rotated),
     "tile": via("tile", tiled),
     "repeat": via("tile", repeated),
-    "repeat_interleave": via("repeat_interleave", interleaved),
-    "movedim": via("moveaxis", moved),
+    "repeat_interleave": via("repeat_interleave", interleaved, static=(1, "repeats")),
+    "movedim": via("movedim", moved),
     **{name: via("diagonal", diagonal) for name in "diagonal diagonal_copy".split()},
     "linalg.diagonal": via("diagonal", matrix_diagonal),
     "diag": via("diag"),
@@ -258,9 +245,9 @@ VIEWS: dict[str, Adapter] = {
     "diag_embed": via("diag_embed", embedded),
     "tril": via("tril", triangle),
     "triu": via("triu", triangle),
-    **{name: via("unfold", unfolded) for name in "unfold_copy".split()},
+    **{name: via("unfold_axis", unfolded) for name in "unfold unfold_copy".split()},
     "diff": via("diff", diff),
-    **{name: via("broadcast_to", copied) for name in "clone contiguous alias_copy resolve_conj resolve_neg".split()},
+    **{name: via("clone") for name in "clone alias_copy resolve_conj resolve_neg".split()},
     "nn.functional.pad/constant": via("pad", padded),
     "nn.functional.pad/reflect": via("pad:mode", padded),
     "nn.functional.pad/replicate": via("pad:mode", padded),
@@ -279,14 +266,16 @@ def joined(f: Any, values: Any, dim: int = 0) -> Any:
 
 JOINS: dict[str, Adapter] = {
     "cat": via("cat", joined),
-    **{name: via(name, listed) for name in "stack hstack vstack dstack column_stack block_diag".split()},
-    **{name: via("split", split_into) for name in "split split/list_args unsafe_split split_with_sizes".split()},
-    "split_with_sizes_copy": via("split", split_into),
-    "tensor_split": via("tensor_split", tensor_split),
+    "block_diag": via("block_diag", blocks),
+    **{name: via(name, listed) for name in "stack hstack vstack dstack column_stack".split()},
+    **{name: via("split", split_into) for name in "split split/list_args unsafe_split".split()},
+    "split_with_sizes": via("split_with_sizes", split_into),
+    "split_with_sizes_copy": via("split_with_sizes", split_into),
+    "tensor_split": via("tensor_split", split_into, static=(1, "tensor_indices_or_sections")),
     **{name: via("chunk", chunked) for name in "chunk unsafe_chunk".split()},
     **{name: via("unbind", unbound) for name in "unbind unbind_copy".split()},
     **same("hsplit vsplit dsplit"),
-    "broadcast_tensors": via("broadcast_arrays", variadic),
+    "broadcast_tensors": via("broadcast_tensors", variadic),
     "meshgrid/variadic_tensors": via("meshgrid", meshes),
     "meshgrid/list_of_tensors": via("meshgrid", meshes),
     "cartesian_prod": via("cartesian_prod", variadic),
@@ -306,6 +295,11 @@ CREATION: dict[str, Adapter] = {
     "eye": via("eye", eye),
     "linspace": via("linspace", linspace),
     "logspace": via("logspace", logspace),
+    "linspace/tensor_overload": via("linspace", linspace, static=(0, 1, "end")),
+    "logspace/tensor_overload": via("logspace", logspace, static=(0, 1, "end")),
+    "tril_indices": via("tril_indices stack", indices),
+    "triu_indices": via("triu_indices stack", indices),
+    "scalar_tensor": via("full", lambda f, value, dtype=None: f((), value, dtype=dtype)),
 }
 
 ADAPTERS = {**VIEWS, **JOINS, **CREATION}
