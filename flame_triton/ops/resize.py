@@ -100,9 +100,10 @@ def apply_matrix(x: Operand, axis: int, matrix: Any) -> Value:
 
     A banded matrix, as of resizing, is a sum over sliding windows; any other is a matrix product.
     """
-    table = np.array(matrix, np.float64)
+    x = as_value(x)
+    table = np.array(matrix, x.dtype.compute.numpy).astype(np.float64)  # what the kernel holds, for the oracle too
     table.setflags(write=False)
-    return make("apply_matrix", [as_value(x)], axis=axis, matrix=table).out
+    return make("apply_matrix", [x], axis=axis, matrix=table).out
 
 
 # ---- weights of one axis ---------------------------------------------------------------------------------------
