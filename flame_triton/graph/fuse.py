@@ -5,7 +5,8 @@ Three questions, answered in one walk each.
 1. *What must be in memory?* Inputs, results of kernels, operands of kernels, outputs. A pointwise value is recomputed
    by its readers rather than stored when the values it is computed from take no more bytes than it does itself: a
    normalised row from x, mean and rstd; a dropout mask from nothing; an activation's derivative from its argument. So
-   the forward pass saves what is small, and backward recomputes what is cheap.
+   the forward pass saves what is small, and backward recomputes what is cheap. What overlapping windows would compute
+   again for each of them is stored, unless it is next to nothing.
 2. *Which of the computed values ("anchors") share a kernel?* Anchors join the kernel of a value they read, or one that
    reads the same value, if the iteration spaces agree: element by element, along the same rows, or along the same
    columns; and a pointwise anchor joins the matmul whose result it reads, as its epilogue.

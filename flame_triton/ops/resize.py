@@ -89,7 +89,7 @@ _BANDED = np.array([[0.5, 0, 0, 0], [0.3, 0.7, 0, 0], [0, 0.2, 0.8, 0], [0, 0, 1
     infer=_matrix_type,
     lowering=Composite(_matrix_build),
     ref=_matrix_ref,
-    vjp=lambda node, g: [apply_matrix(g, node.attrs["axis"], node.attrs["matrix"].T)],
+    vjp=lambda node, g: [call("apply_matrix", g, node.attrs["axis"], node.attrs["matrix"].T)],
     samples=lambda: [
         Sample((randn(2, 4, 3), 1, _BANDED.tolist())),
         Sample((randn(3, 20), 1, randn(3, 20, seed=1).tolist())),
@@ -100,9 +100,10 @@ def apply_matrix(x: Operand, axis: int, matrix: Any) -> Value:
 
     A banded matrix, as of resizing, is a sum over sliding windows; any other is a matrix product.
     """
-    table = np.array(matrix, np.float64)
+    x = as_value(x)
+    table = np.array(matrix, x.dtype.compute.numpy).astype(np.float64)  # what the kernel holds, for the oracle too
     table.setflags(write=False)
-    return make("apply_matrix", [as_value(x)], axis=axis, matrix=table).out
+    return make("apply_matrix", [x], axis=axis, matrix=table).out
 
 
 # ---- weights of one axis ---------------------------------------------------------------------------------------
