@@ -374,9 +374,9 @@ __all__ = [
     # scan
     "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp",
     # scatter
-    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce", "masked_scatter",
-    "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put", "embedding_bag", "take_along_axis",
-    "take_along_dim",
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
+    "embedding_bag", "take_along_axis", "take_along_dim",
     # sort
     "argsort", "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile",
     "searchsorted", "sort", "topk",
