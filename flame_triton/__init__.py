@@ -17,9 +17,12 @@ config.interpreted()
 
 from .graph.autodiff import grad
 from .graph.evaluate import evaluate
+from .graph.fused import fused
 from .ir.node import Value
 from .ops.activation import (
+    celu,
     elu,
+    geglu,
     gelu,
     glu,
     hardswish,
@@ -27,9 +30,26 @@ from .ops.activation import (
     logsigmoid,
     mish,
     prelu,
+    quick_gelu,
+    reglu,
     relu,
+    selu,
     silu,
     softplus,
+    softsign,
+    swiglu,
+    tanhshrink,
+)
+from .ops.adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
 )
 from .ops.arithmetic import (
     abs,
@@ -48,6 +68,7 @@ from .ops.arithmetic import (
     pow,
     reciprocal,
     remainder,
+    rint,
     round,
     sign,
     square,
@@ -57,6 +78,40 @@ from .ops.arithmetic import (
 from .ops.attention import (
     scaled_dot_product_attention,
 )
+from .ops.bitwise import (
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    gcd,
+    lcm,
+)
+from .ops.channel_norm import (
+    batch_norm,
+    batch_norm_with_stats,
+    group_norm,
+    instance_norm,
+    instance_norm_with_stats,
+)
+from .ops.conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from .ops.custom import (
+    custom_op,
+)
+from .ops.distance import (
+    cdist,
+    cosine_similarity,
+    dist,
+    pairwise_distance,
+)
 from .ops.dropout import (
     alpha_dropout,
     dropout1d,
@@ -65,6 +120,10 @@ from .ops.dropout import (
     feature_alpha_dropout,
     gumbel_softmax,
     rrelu,
+)
+from .ops.einsum import (
+    einsum,
+    tensordot,
 )
 from .ops.elementary import (
     acos,
@@ -82,9 +141,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -99,6 +158,10 @@ from .ops.foreach import (
 )
 from .ops.getitem import (
     index_put,
+)
+from .ops.grid import (
+    affine_grid,
+    grid_sample,
 )
 from .ops.indexing import (
     embedding,
@@ -136,6 +199,35 @@ from .ops.leaf import (
     zeros,
     zeros_like,
 )
+from .ops.likelihood_loss import (
+    binary_cross_entropy,
+    gaussian_nll_loss,
+    kl_div,
+    poisson_nll_loss,
+)
+from .ops.linear_algebra import (
+    addbmm,
+    addmm,
+    addmv,
+    addr,
+    baddbmm,
+    bilinear,
+    chain_matmul,
+    cross,
+    dot,
+    inner,
+    kron,
+    matrix_norm,
+    matrix_power,
+    multi_dot,
+    mv,
+    outer,
+    vecdot,
+    vector_norm,
+)
+from .ops.linear_loss import (
+    linear_cross_entropy,
+)
 from .ops.logic import (
     equal,
     greater,
@@ -163,13 +255,122 @@ from .ops.loss import (
     nll_loss,
     smooth_l1_loss,
 )
+from .ops.margin_loss import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from .ops.matmul import (
+    bmm,
     linear,
     matmul,
+    mm,
+)
+from .ops.matrix import (
+    block_diag,
+    cartesian_prod,
+    diag,
+    diag_embed,
+    diagflat,
+    diagonal,
+    eye,
+    indices,
+    matrix_transpose,
+    meshgrid,
+    trace,
+    tri,
+    tril_indices,
+    triu_indices,
+    vander,
 )
 from .ops.norm import (
+    ada_layer_norm,
     layer_norm,
+    modulate,
     rms_norm,
+)
+from .ops.numeric import (
+    addcdiv,
+    addcmul,
+    allclose,
+    copysign,
+    deg2rad,
+    entr,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    heaviside,
+    hypot,
+    isclose,
+    isneginf,
+    isposinf,
+    isreal,
+    ldexp,
+    lerp,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    rad2deg,
+    rsub,
+    signbit,
+    sinc,
+    xlog1py,
+    xlogy,
+)
+from .ops.padding import (
+    pad,
+)
+from .ops.parts import (
+    column_stack,
+    dsplit,
+    dstack,
+    hsplit,
+    hstack,
+    split_with_sizes,
+    tensor_split,
+    vsplit,
+    vstack,
+)
+from .ops.piecewise import (
+    hardshrink,
+    hardsigmoid,
+    hardtanh,
+    relu6,
+    softshrink,
+    threshold,
+)
+from .ops.pixel import (
+    channel_shuffle,
+    patchify,
+    pixel_shuffle,
+    pixel_unshuffle,
+    unpatchify,
+)
+from .ops.pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    local_response_norm,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
+from .ops.position import (
+    apply_rotary_emb,
+    rope_tables,
+    timestep_embedding,
 )
 from .ops.random import (
     bernoulli,
@@ -179,6 +380,11 @@ from .ops.random import (
     randint,
     rng_seed,
     uniform,
+)
+from .ops.ranges import (
+    geomspace,
+    linspace,
+    logspace,
 )
 from .ops.reduce import (
     all,
@@ -193,6 +399,12 @@ from .ops.reduce import (
     std,
     sum,
     var,
+)
+from .ops.resize import (
+    interpolate,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
 )
 from .ops.sampling import (
     cauchy,
@@ -230,6 +442,25 @@ from .ops.scatter import (
     select_scatter,
     slice_scatter,
 )
+from .ops.shape import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    broadcast_tensors,
+    clone,
+    expand_as,
+    fliplr,
+    flipud,
+    moveaxis,
+    positive,
+    ravel,
+    reshape_as,
+    rot90,
+    select,
+    t,
+    unflatten,
+    unsqueeze,
+)
 from .ops.softmax import (
     log_softmax,
     logsumexp,
@@ -250,18 +481,61 @@ from .ops.sort import (
     sort,
     topk,
 )
+from .ops.special_functions import (
+    digamma,
+    erfcx,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    mvlgamma,
+    ndtr,
+    ndtri,
+    polygamma,
+)
+from .ops.statistics import (
+    aminmax,
+    average,
+    corrcoef,
+    count_nonzero,
+    cov,
+    diff,
+    gradient,
+    nanmax,
+    nanmean,
+    nanmin,
+    nansum,
+    ptp,
+    std_mean,
+    trapezoid,
+    var_mean,
+)
 from .ops.view import (
     broadcast_to,
     expand_dims,
     flatten,
     flip,
     narrow,
-    pad,
     reshape,
     slice,
     squeeze,
     swapaxes,
     transpose,
+)
+from .ops.weight_norm import (
+    normalize,
+    spectral_norm,
+    standardize_weight,
+    weight_norm,
+)
+from .ops.window import (
+    fold,
+    sliding_window_view,
+    unfold,
+    unfold_axis,
 )
 from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
 
@@ -277,7 +551,6 @@ arctan = atan
 arctan2 = atan2
 arctanh = atanh
 astype = cast
-bmm = matmul
 cat = concat
 clip = clamp
 concatenate = concat
@@ -292,7 +565,6 @@ ge = greater_equal
 gt = greater
 le = less_equal
 lt = less
-mm = matmul
 multiply = mul
 ne = not_equal
 negative = neg
@@ -302,6 +574,25 @@ power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
+adjoint = matrix_transpose
+array_split = tensor_split
+broadcast_arrays = broadcast_tensors
+contiguous = clone
+copy = clone
+ger = outer
+movedim = moveaxis
+row_stack = vstack
+swapdims = swapaxes
+vdot = dot
+view_as = reshape_as
+bitwise_invert = bitwise_not
+expit = sigmoid
+fix = trunc
+sgn = sign
+trapz = trapezoid
+gammaln = lgamma
+psi = digamma
+swish = silu
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -388,5 +679,35 @@ __all__ = [
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
     "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
     "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
+    "einsum", "tensordot", "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye",
+    "indices", "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander", "addbmm",
+    "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron", "matrix_norm",
+    "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm", "cdist", "cosine_similarity", "dist",
+    "pairwise_distance", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as",
+    "fliplr", "flipud", "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten",
+    "unsqueeze", "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit",
+    "vstack", "geomspace", "linspace", "logspace", "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy",
+    "ger", "movedim", "row_stack", "swapdims", "vdot", "view_as", "custom_op", "fused", "rint", "addcdiv", "addcmul",
+    "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac", "heaviside", "hypot",
+    "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nextafter",
+    "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and", "bitwise_left_shift", "bitwise_not",
+    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax", "average", "corrcoef",
+    "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp", "std_mean",
+    "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "digamma", "erfcx", "erfinv", "i0", "i0e", "i1",
+    "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri", "polygamma", "gammaln", "psi", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm", "lp_pool1d", "lp_pool2d",
+    "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
+    "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear", "upsample_nearest",
+    "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle", "pixel_unshuffle", "unpatchify",
+    "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
+    "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
+    "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
+    "linear_cross_entropy", "margin_ranking_loss", "modulate", "multi_margin_loss", "multilabel_margin_loss",
+    "multilabel_soft_margin_loss", "normalize", "poisson_nll_loss", "quick_gelu", "reglu", "relu6", "rope_tables",
+    "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
+    "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
+    "weight_norm",
 ]
 # fmt: on

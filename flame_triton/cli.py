@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from typer.core import TyperGroup
 
 from . import __version__, config
@@ -66,6 +68,7 @@ class Stage(StrEnum):
     build = "build"
     simplify = "simplify"
     decompose = "decompose"
+    placement = "placement"
     legalise = "legalise"
     fuse = "fuse"
 
@@ -266,6 +269,85 @@ def _graph_of(target: str) -> Graph:
         raise ArgumentError(f"{target} must return a Graph, a Value or several Values, got {type(made).__name__}")
     inputs = tuple(n.out for n in Graph((), outputs).nodes if n.op.name == "input")
     return Graph(inputs, outputs)
+
+
+# ---- check ----------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=EPILOG)
+def check(
+    module: Annotated[
+        str | None, typer.Argument(metavar="[MODULE|FILE.py]", help="Whose ops to prove. Default: all of ours.")
+    ] = None,
+    graphs: Annotated[int, typer.Option(min=0, help="Prove this many random graphs instead.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first random graph; each has the next one.")] = 0,
+    size: Annotated[int, typer.Option(min=1, help="Calls in a random graph.")] = 6,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Only functions whose name holds TEXT.")] = "",
+    device: Annotated[str | None, typer.Option(help="cuda or interpreter. Default: the process's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove ops: kernels against float64 in every dtype, gradients and their gradients against differences.
+
+    MODULE is imported, and what it defines with ft.fused(samples=) and ft.custom_op(samples=) is proven like ours.
+    Exit code 1 if something does not hold.
+    """
+    from .testing import PROOFS, cases, prove, prove_graphs, user_cases
+
+    if graphs:
+        found = prove_graphs(graphs, seed, size, device)
+        failed = [f for f in _watched(found, graphs, "random graphs", as_json) if f.problem]
+        lines = [f"seed {f.seed}, {f.size} calls: {f.problem}\n\n{f.text}\n{_again(f)}" for f in failed]
+        summary = f"{graphs} random graphs from seed {seed}"
+    else:
+        chosen = list(cases() if module is None else user_cases(_module_name(module)))
+        chosen = [case for case in chosen if only in case.name]
+        if not chosen:
+            which = f" whose name holds {only!r}" if only else ""
+            raise ArgumentError(f"{module or 'the registry'} has no function with samples{which}")
+        findings = list(_watched(prove(chosen, device), len(chosen) * PROOFS, "proofs", as_json))
+        failed = [f for f in findings if f.problem]
+        lines = [f"{f.case}, {f.what}: {f.problem}" for f in failed]
+        summary = f"{len(findings)} proofs of {len({case.name for case in chosen})} functions"
+    if as_json:
+        print(json.dumps({"ok": not failed, "checked": summary, "failed": [dataclasses.asdict(f) for f in failed]}))
+    else:
+        say = _console()
+        for line in lines:
+            say.print(f"[bold red]BAD[/] {_plain(line)}", highlight=False, soft_wrap=True)
+        say.print(f"{summary}: {len(failed)} failed" if failed else f"{summary}: all hold", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _again(finding: Any) -> str:
+    return f"again: flame-triton check --graphs 1 --seed {finding.seed} --size {finding.size}"
+
+
+def _watched(findings: Iterable[Any], total: int, what: str, quiet: bool) -> Iterator[Any]:
+    """The findings, with a progress bar on stderr."""
+    with Progress(console=_console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(what, total=total)
+        for finding in findings:
+            bar.advance(task)
+            yield finding
+
+
+def _module_name(given: str) -> str:
+    """The name under which a module, or a file, has been imported. Raises ArgumentError if it cannot be."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        if not given.endswith(".py"):
+            return import_module(given).__name__
+        spec = spec_from_file_location(Path(given).stem, given)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        spec.loader.exec_module(module)
+        return module.__name__
+    except (ImportError, FileNotFoundError) as error:
+        raise ArgumentError(f"{given} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
 
 
 def main() -> None:

@@ -12,14 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from . import config
 from .graph.decompose import decompose
-from .graph.evaluate import evaluate
 from .ir.graph import Graph
 from .ir.op import OPS, Generator, Kernel, Pointwise, Reduce
-from .testing import Case, assert_close, cases
+from .testing import Case, cases, check_kernels
 
 PACKAGE = "flame-triton"
 REQUIRED = ("torch", "triton", "numpy", "ml_dtypes", "safetensors", "typer", "rich", "platformdirs", "filelock")
@@ -207,16 +204,23 @@ def _families(graph: Graph) -> set[str]:
 
 
 def representatives() -> dict[str, Case]:
-    """For every kind of kernel a sample call from the registry that needs it; the one that needs the fewest kinds."""
+    """For every kind of kernel a sample call from the registry that needs it, if not before its gradient does; the one
+    that needs the fewest kinds."""
     wanted = {op.lowering.family for op in OPS.values() if isinstance(op.lowering, Kernel)}
     wanted |= {"pointwise", "reduce", "random"}
     best: dict[str, tuple[int, Case]] = {}
-    for case in cases():
-        graph = case.graph("float32")
-        found = _families(decompose(graph))
-        for family in found & wanted:
+
+    def consider(case: Case, found: set[str], missing: set[str]) -> None:
+        for family in found & missing:
             if family not in best or len(found) < best[family][0]:
                 best[family] = (len(found), case)
+
+    every = list(cases())
+    for case in every:
+        consider(case, _families(decompose(case.graph("float32"))), wanted)
+    backward = wanted - set(best)
+    for case in every if backward else ():
+        consider(case, _families(decompose(case.with_gradients("float32")[0])), backward)
     return {family: best[family][1] for family in sorted(best)}
 
 
@@ -233,14 +237,7 @@ def _kernels() -> Iterator[Check]:
 
 
 def _run(case: Case, device: str) -> None:
-    """Raises unless the sample gives the same through the kernels and through the float64 references."""
-    from .runtime.compile import compile
-
-    graph = case.graph("float32")
-    arrays = [a.astype(v.dtype.numpy) for a, v in zip(case.arrays, graph.inputs, strict=True)]
+    """Raises unless the sample and its gradients are the same through the kernels and the float64 references."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = compile(list(graph.outputs), list(graph.inputs), device=device)(*arrays)
-    expected = evaluate(list(graph.outputs), dict(zip(graph.inputs, arrays, strict=True)))
-    for a, b in zip(found, expected, strict=True):
-        assert_close(np.asarray(a.cpu()), b, tolerance=1e-5)
+        check_kernels(case, "float32", device)

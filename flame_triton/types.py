@@ -203,6 +203,13 @@ def check_axis(axis: int, ndim: int, what: str = "axis") -> int:
     return int(axis) % bound
 
 
+def check_dimension(axis: int, ndim: int, what: str = "axis") -> int:
+    """As check_axis, for a function that takes the axis apart: a 0-d tensor has none."""
+    if not ndim:
+        raise ShapeError(f"{what} {axis}: a 0-d tensor has no axes")
+    return check_axis(axis, ndim, what)
+
+
 def check_axes(axis: int | Iterable[int] | None, ndim: int, what: str = "axis") -> tuple[int, ...]:
     """Axes as a sorted tuple without duplicates; None means all of them."""
     if axis is None:

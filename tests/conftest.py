@@ -56,6 +56,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What torch's own suite amounted to, if it ran: skipped samples look green, these counts do not."""
+    from opinfo.summary import summary
+
+    lines = summary(r for part in ("passed", "failed") for r in terminalreporter.stats.get(part, []))
+    if lines:
+        terminalreporter.section("torch's OpInfo")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
     """The same global random state before every test, whichever process and order it runs in."""

@@ -19,6 +19,7 @@ import flame_triton as ft
 from flame_triton import doctor
 from flame_triton.cli import app
 from flame_triton.ir.op import OPS, Kernel
+from flame_triton.testing import proofs
 from flame_triton.train import agreement, data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,7 +283,7 @@ def test_doctor_sees_what_is_wrong_with_versions_and_cache(tmp_path: Path, monke
 def test_doctor_sees_a_kernel_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
     case = doctor.representatives()["pointwise"]
     monkeypatch.setattr(doctor, "representatives", lambda: {"pointwise": case})
-    monkeypatch.setattr(doctor, "evaluate", lambda outputs, feeds: [ft.evaluate(v, feeds) + 1 for v in outputs])
+    monkeypatch.setattr(proofs, "evaluate", lambda graph, feeds: [a + 1 for a in ft.evaluate(graph, feeds)])
     (check,) = doctor._kernels()
     assert not check.ok and "relative RMS error" in check.value and check.advice
 
@@ -300,3 +301,61 @@ def test_doctor_sees_a_kernel_that_computes_something_else(monkeypatch: pytest.M
 )
 def test_version_ranges(version: str, wanted: str, fits: bool) -> None:
     assert doctor._within(version, wanted) == fits
+
+
+# ---- check -----------------------------------------------------------------------------------------------------
+
+EXAMPLE = str(ROOT / "examples" / "custom_kernels.py")
+WRONG = """
+import flame_triton as ft
+
+@ft.fused(samples=[((3, 4),)])
+def severed(x):
+    return ft.stop_gradient(x) * x
+
+@ft.fused(samples=[((3, 4),)])
+def fine(x):
+    return ft.tanh(x)
+"""
+
+
+def test_check_proves_a_users_file() -> None:
+    text = run("check", EXAMPLE)
+    assert "30 proofs of 2 functions: all hold" in text
+
+
+def test_check_reports_what_does_not_hold(tmp_path: Path) -> None:
+    (tmp_path / "wrong_ops.py").write_text(WRONG)
+    text = run("check", str(tmp_path / "wrong_ops.py"), code=1)
+    assert "BAD severed-0, gradient: gradient along a random direction" in text
+    assert "12 proofs of 2 functions: 2 failed" in text and "BAD fine" not in text
+    report = json.loads(run("check", str(tmp_path / "wrong_ops.py"), "--json", code=1))
+    assert report["ok"] is False and {f["case"] for f in report["failed"]} == {"severed-0"}
+    assert json.loads(run("check", str(tmp_path / "wrong_ops.py"), "--only", "fine", "--json"))["ok"] is True
+
+
+def test_check_proves_functions_of_the_registry() -> None:
+    assert "all hold" in run("check", "--only", "softmin")
+
+
+def test_check_proves_random_graphs() -> None:
+    assert "2 random graphs from seed 7: all hold" in run("check", "--graphs", "2", "--seed", "7", "--size", "4")
+
+
+def test_check_says_what_failed_and_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ft.testing.GraphFinding(9, 2, ("exp",), "it is wrong", "return x\n")
+    monkeypatch.setattr(ft.testing, "prove_graphs", lambda *_: [found])
+    text = run("check", "--graphs", "1", "--seed", "9", code=1)
+    assert "BAD seed 9, 2 calls: it is wrong" in text and "flame-triton check --graphs 1 --seed 9 --size 2" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_module"], "no_such_module cannot be imported"),
+        (["json"], "json has no function with samples"),
+        (["--only", "nothing_like_it"], "no function with samples whose name holds 'nothing_like_it'"),
+    ],
+)
+def test_check_refuses(arguments: list[str], message: str) -> None:
+    assert message in run("check", *arguments, code=1)

@@ -31,6 +31,10 @@ def test_gradient_agrees_with_float64() -> None:
     assert abs(found - exact) < 1e-6 * exact
 
 
+def test_custom_kernels_agree_with_float64() -> None:
+    assert load("custom_kernels").main() < 1e-5
+
+
 def test_every_example_is_tested() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [p.stem for p in EXAMPLES.glob("*.py") if f'load("{p.stem}")' not in text] == []

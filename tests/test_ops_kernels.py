@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_ops_reference import CASES, FROM_RESULT, with_gradients
+from test_ops_reference import CASES
 
 import flame_triton as ft
 from flame_triton import config
 from flame_triton.ops.define import SAMPLED
-from flame_triton.testing import TOLERANCE, Case, assert_close, check_grads
+from flame_triton.testing import Case, check_grads, check_kernels
 
 DEVICE = "interpreter" if config.interpreted() else "cuda"
 
@@ -31,15 +31,7 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
 )
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernels_agree_with_the_oracle(case: Case, dtype: str) -> None:
-    graph, arrays = with_gradients(case, dtype)
-    want = ft.evaluate(graph, dict(zip(graph.inputs, arrays, strict=True)))
-    program = ft.compile(list(graph.outputs), list(graph.inputs), device=DEVICE)
-    got = program(*(a.astype(v.dtype.numpy) for v, a in zip(graph.inputs, arrays, strict=True)))
-    floor = 1.0 if case.name in FROM_RESULT else 0.05
-    for v, tensor, r in zip(graph.outputs, got, want, strict=True):
-        # a draw is float32 whatever the dtype of the rest, and so is what is made of it
-        tolerance = max(TOLERANCE[ft.dtype(dtype)], TOLERANCE[v.dtype]) if v.dtype.is_float else None
-        assert_close(as_numpy(tensor), r, v.dtype, tolerance=tolerance, floor=floor)
+    check_kernels(case, dtype, DEVICE)
 
 
 def test_check_grads_through_the_kernels() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from random_graphs import random_graph
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flame_triton as ft
@@ -17,7 +16,7 @@ from flame_triton.graph.evaluate import evaluate
 from flame_triton.graph.plan import Target
 from flame_triton.ir.graph import Graph
 from flame_triton.runtime import compile as compile_module
-from flame_triton.runtime import device as device_module
+from flame_triton.testing.graphs import random_graph
 
 DEVICE = "interpreter" if config.interpreted() else "cuda"
 # relative RMS of a whole random graph against float64; single ops are held to the table in ft.testing
@@ -53,8 +52,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("seed", range(24))
 def test_random_graphs_agree_with_the_oracle(seed: int, poisoned: None) -> None:
     dtype = "float64" if seed % 2 else "float32"
-    graph, feeds = random_graph(1000 + seed, dtype, size=8 + seed % 8)
-    feeds = {v: a.astype(dtype).astype(np.float64) for v, a in feeds.items()}
+    made = random_graph(1000 + seed, dtype, 8 + seed % 8, whole=False)
+    graph = made.graph
+    feeds = {v: a.astype(dtype).astype(np.float64) for v, a in made.feeds.items()}
     want = evaluate(graph, feeds)
     scale = max(1.0, *(float(np.abs(w).max(initial=0)) for w in want))
     for got, expected in zip(_run(graph, feeds), want, strict=True):
@@ -62,11 +62,21 @@ def test_random_graphs_agree_with_the_oracle(seed: int, poisoned: None) -> None:
         assert _error(got, expected, scale) < LIMIT[dtype]
 
 
+@pytest.mark.parametrize("function", [ft.logical_and, ft.logical_or])
+def test_a_comparison_of_scalars_combined_with_a_row(function) -> None:
+    """Found by a random graph: the interpreter made floats of a flag that is the same for the whole row."""
+    x, b = ft.input((1,), "float64"), ft.input((4,), "bool")
+    out = function(ft.not_equal(x, 0.5), b)
+    feeds = {x: np.ones(1), b: np.array([True, False, True, False])}
+    np.testing.assert_array_equal(_run(Graph((x, b), (out,)), feeds)[0], evaluate(out, feeds))
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.interpreter
 def test_small_tiles_give_the_same(seed: int, poisoned: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_module, "target", lambda _: Target(interpreted=True, block_limit=32))
-    graph, feeds = random_graph(2000 + seed, "float64", size=8)
+    made = random_graph(2000 + seed, "float64", 8)
+    graph, feeds = made.graph, made.feeds
     want = evaluate(graph, feeds)
     scale = max(1.0, *(float(np.abs(w).max(initial=0)) for w in want))
     for got, expected in zip(_run(graph, feeds), want, strict=True):
@@ -154,10 +164,6 @@ def test_zero_sized_inputs_launch_nothing() -> None:
     program = ft.compile([ft.exp(x), ft.sum(x), ft.sum(x, axis=0)], [x], device=DEVICE)
     y, total, columns = program(np.zeros((0, 5), np.float32))
     assert y.shape == (0, 5) and float(total) == 0.0 and columns.tolist() == [0.0] * 5
-
-
-def test_device_module_is_what_compile_uses() -> None:
-    assert compile_module.target is device_module.target
 
 
 @pytest.mark.gpu

@@ -61,15 +61,15 @@ def spread(name: str) -> Callable[..., Any]:
     return call
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any = None, **kwargs: Any) -> torch.Tensor:
-    squeeze = q.ndim == 2
-    q, k, v = (x[None] if x.ndim == 2 else x for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, mask, **kwargs)
-    return out[0] if squeeze else out
-
-
-def padded(x: torch.Tensor, widths: Any, value: float = 0.0) -> torch.Tensor:
-    return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
+def padded(x: torch.Tensor, widths: Any, value: float = 0.0, mode: str = "constant") -> torch.Tensor:
+    if isinstance(widths[0], int):
+        pairs = list(zip(widths[-2::-2], widths[::-2], strict=True))
+        widths = [(0, 0)] * (x.ndim - len(pairs)) + pairs
+    if mode == "constant":
+        return F.pad(x, [n for pair in reversed(widths) for n in pair], value=value)
+    crop = tuple(slice(max(-b, 0), d + min(a, 0)) for d, (b, a) in zip(x.shape, widths, strict=True))
+    numpy = {"replicate": "edge", "circular": "wrap"}.get(mode, mode)
+    return torch.from_numpy(np.pad(x.numpy()[crop], np.maximum(widths, 0), numpy))
 
 
 def sliced(x: torch.Tensor, starts: Any, sizes: Any, steps: Any = None) -> torch.Tensor:
@@ -100,8 +100,8 @@ def in_range_rows(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return torch.where(there[:, None], rows, math.nan if table.is_floating_point() else 0)
 
 
-def rounded(x: torch.Tensor) -> torch.Tensor:
-    return x.round()
+def rounded(x: torch.Tensor, decimals: int = 0) -> torch.Tensor:
+    return x.round(decimals=decimals)
 
 
 def flipped(x: torch.Tensor, axis: Any = None) -> torch.Tensor:
@@ -117,6 +117,11 @@ def indexed(x: torch.Tensor, key: Any) -> torch.Tensor:
     """NumPy's rule, which differs from torch's for an int beside an array."""
     keys = key if isinstance(key, tuple) else (key,)
     return torch.from_numpy(x.numpy()[tuple(k.numpy() if isinstance(k, torch.Tensor) else k for k in keys)].copy())
+
+
+def repeated(x: torch.Tensor, repeats: Any, axis: int | None = None) -> torch.Tensor:
+    counts = repeats if isinstance(repeats, int) else torch.tensor(repeats)
+    return torch.repeat_interleave(x, counts, dim=axis)
 
 
 def hot(indices: torch.Tensor, num_classes: int, dtype: str = "int64") -> torch.Tensor:
@@ -155,7 +160,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     **named("where narrow flatten swapaxes arange full_like zeros_like ones_like index_select scatter_add tril", torch),
     **named("triu matmul", torch),
     **named("unbind stack concat split chunk squeeze argmax argmin", torch, renamed),
-    **{n: positional(n) for n in "add sub mul div floor_divide remainder pow maximum minimum atan2".split()},
+    **{n: positional(n) for n in "add sub mul floor_divide remainder pow maximum minimum atan2".split()},
     **{n: positional(n) for n in "less less_equal greater greater_equal not_equal clamp_min clamp_max".split()},
     **named("relu leaky_relu prelu elu hardswish softplus logsigmoid silu mish gelu linear", F),
     **named("mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits nll_loss", F),
@@ -167,6 +172,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "broadcast_to": torch.broadcast_to,
     "cast": lambda x, dtype: x.to(getattr(torch, dtype)),
     "clamp": whole_clamp,
+    "div": lambda x, y, rounding_mode=None: torch.div(x, y, rounding_mode=rounding_mode),
     "equal": positional("eq"),
     "expand_dims": expanded,
     "flip": flipped,
@@ -181,11 +187,10 @@ TORCH: dict[str, Callable[..., Any]] = {
     "ones": filled(1),
     "pad": padded,
     "prod": multiplied,
-    "repeat": renamed(torch.repeat_interleave),
+    "repeat": repeated,
     "reshape": lambda x, shape: x.reshape(shape),
     "roll": lambda x, shift, axis=None: x.roll(shift, axis),
     "round": rounded,
-    "scaled_dot_product_attention": attention,
     "scatter_add_rows": scattered,
     "slice": sliced,
     "std": spread("std"),

@@ -7,6 +7,7 @@ nothing but index arithmetic. A statement is written once per (value, map).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -322,6 +323,8 @@ def _terms(view: StridedView, coordinates: list[str]) -> list[str]:
 
 def constant(value: bool | int | float, dtype: DType) -> str:
     """A literal as a typed Triton scalar."""
+    if dtype.is_float and value == 0 and math.copysign(1.0, value) < 0:
+        return f"lib.neg({constant(0.0, dtype)})"  # tl.full makes 0.0 of every number that equals 0
     if dtype.is_float:
         value = float(np.asarray(value).astype(dtype.numpy)) if dtype.is_low_precision else float(value)
         text = repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'

@@ -60,6 +60,18 @@ def matrix_strides(index: IndexMap) -> tuple[int, int, int, int, int, int] | Non
     return view.offset, inner, outer, step, view.strides[-2], view.strides[-1]
 
 
+def fits(index: IndexMap, layout: str) -> bool:
+    """True if a kernel whose operand may lie as `layout` says (see Kernel) can read it through this map."""
+    if layout == "dense":
+        return index.is_dense
+    if layout == "matrix":
+        return takes_matrix(index)
+    view = index.strided
+    if view is None or view.bounds is not None:
+        return False
+    return layout == "any" or not view.shape or view.shape[-1] == 1 or view.strides[-1] == 1
+
+
 def takes_matrix(index: IndexMap) -> bool:
     """True if a matmul can read this operand in place: strided, with unit stride along one of the two matrix axes."""
     found = matrix_strides(index)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GraphError, InputError
+from ..errors import GraphError, InputError, ShapeError
 from ..ir.graph import Graph
 from ..ir.node import Node, Value
-from ..ir.op import Fused, Leaf
+from ..ir.op import Composite, Fused, Leaf, Op
 from ..types import DType, bool_, float64
 
 Array = np.ndarray[Any, Any]
@@ -62,6 +62,28 @@ def run(graph: Graph, feeds: Mapping[Value, Array], *, wide: bool) -> list[Array
         return Plan(graph, wide).run(feeds)
 
 
+def region_arrays(node: Node, arrays: Sequence[Array], wide: bool) -> list[Array]:
+    """What the region of a kernel with an epilogue starts from: the kernel's result, then the epilogue's operands.
+
+    arrays: the values of the node's inputs, the kernel's operands first.
+    """
+    region: Graph = node.attrs["region"]
+    kernel: Op = node.attrs["kernel"]
+    count = len(node.inputs) - len(region.inputs) + 1
+    dtypes = [float64 if wide and v.dtype.is_float else v.dtype.compute for v in node.inputs[:count]]
+    operands = [a.astype(d.numpy, copy=False) for a, d in zip(arrays, dtypes, strict=False)]
+    made = np.asarray(kernel.ref(*operands, **_widened(node.attrs["attrs"], wide)))
+    kept = float64 if wide and region.inputs[0].dtype.is_float else region.inputs[0].dtype
+    return [made.astype(kept.numpy, copy=False), *arrays[count:]]
+
+
+def _widened(attrs: Mapping[str, Any], wide: bool) -> Mapping[str, Any]:
+    """Attributes that name a floating dtype are widened with the values."""
+    if not wide:
+        return attrs
+    return {k: float64 if isinstance(a, DType) and a.is_float else a for k, a in attrs.items()}
+
+
 class Plan:
     """A graph prepared for repeated evaluation: node order, and when each value is read for the last time."""
 
@@ -100,33 +122,33 @@ class Plan:
         if isinstance(node.op.lowering, Fused):
             env.update(zip(node.outputs, self._fused(node, env), strict=True))
             return
+        if isinstance(node.op.lowering, Composite) and node.op.lowering.body:
+            body: Graph = node.attrs["body"]
+            feeds = {inner: env[v] for inner, v in zip(body.inputs, node.inputs, strict=True)}
+            env.update(zip(node.outputs, Plan(body, self.wide).run(feeds), strict=True))
+            return
         arrays: list[Array] = []
         for v in node.inputs:
             a = env[v]
             if v.dtype.is_low_precision and not self.wide:
                 a = a.astype(np.float32)
             arrays.append(a)
-        result = node.op.ref(*arrays, **self._attrs(node))
+        result = node.op.ref(*arrays, **_widened(node.attrs, self.wide))
         results = (result,) if len(node.outputs) == 1 else result
         for v, a in zip(node.outputs, results, strict=True):
             a = np.asarray(a)
+            if a.shape != v.shape:
+                raise ShapeError(
+                    f"the reference gives shape {a.shape}, the shape rule {v.shape}", op=node.op.name, loc=node.loc
+                )
             if v.dtype is bool_ and a.dtype != np.bool_:
                 a = a != 0
             env[v] = self._as(a, v.dtype)
 
     def _fused(self, node: Node, env: dict[Value, Array]) -> list[Array]:
-        """A fused node's region on the values of its operands; a fused matmul's first operand is the product."""
+        """A fused node's region on the values of its operands; that of a kernel with an epilogue gets its result."""
         region: Graph = node.attrs["region"]
         arrays = [env[v] for v in node.inputs]
-        if node.op.name == "fused_matmul":
-            product = region.inputs[0].dtype
-            wide = float64 if self.wide else node.inputs[0].dtype.compute
-            a, b = (x.astype(wide.numpy, copy=False) for x in arrays[:2])
-            arrays = [self._as(np.matmul(a, b), product), *arrays[2:]]
+        if "kernel" in node.attrs:
+            arrays = region_arrays(node, arrays, self.wide)
         return Plan(region, self.wide).run(dict(zip(region.inputs, arrays, strict=True)))
-
-    def _attrs(self, node: Node) -> Mapping[str, Any]:
-        """Attributes that name a floating dtype are widened with the values."""
-        if not self.wide:
-            return node.attrs
-        return {k: float64 if isinstance(a, DType) and a.is_float else a for k, a in node.attrs.items()}

@@ -17,6 +17,7 @@ Three questions, answered in one walk each.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType
-from .access import map_onto, takes_matrix, view_map, views_below
+from .access import fits, map_onto, view_map, views_below
 from .plan import Target
 from .region import build_region
 
@@ -33,10 +34,17 @@ MAX_POINTERS = 40  # operands and results of one kernel
 MAX_COST = 600  # instructions per element of one kernel, by the ops' own count
 INLINE_COST = 200  # instructions per element that are recomputed rather than loaded
 INLINE_BYTES = 1.25  # bytes read to recompute a value, over the bytes of the value
+REPEAT_COST = 64  # instructions per element that a view which reads elements again and again may repeat
 INLINE_SMALL = 1 << 16  # bytes that may be read besides: they stay in cache, and a launch costs more
 
 
 def _fused_type(*_: TensorType, region: Graph, roles: tuple[str, ...]) -> tuple[TensorType, ...]:
+    return tuple(v.type for v in region.outputs)
+
+
+def _kernel_type(
+    *_: TensorType, kernel: Op, attrs: dict[str, object], region: Graph, roles: tuple[str, ...]
+) -> tuple[TensorType, ...]:
     return tuple(v.type for v in region.outputs)
 
 
@@ -47,14 +55,16 @@ def _no_ref(*_: object, **__: object) -> object:
 # roles: for each output "full" (an element for each of the iteration space, in order), "row", "column" or "permuted"
 # (a reordering view of a "full" value, stored in its own order)
 register(Op("fused", _fused_type, Fused("region"), _no_ref))
-register(Op("fused_matmul", _fused_type, Fused("matmul"), _no_ref))
+# kernel: the Op with the epilogue; attrs: that node's own attributes; the operands of the kernel come first
+register(Op("fused_kernel", _kernel_type, Fused("kernel"), _no_ref))
 
 
 @dataclass(eq=False)
 class Cluster:
     """One kernel in the making.
 
-    kind: "region", "matmul" or "kernel"; level: above everything it reads; size: elements of the iteration space;
+    kind: "region", "epilogue" (a kernel that takes one) or "kernel"; level: above everything it reads; size: elements
+    of the iteration space;
     rows: (M, N) once a row reduction has joined; groups: (G, R, N) once a column reduction has.
     members: anchor -> "full", "row", "column" or "permuted"; reads: what is loaded; cost: instructions per element.
     """
@@ -86,7 +96,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
     """The graph of fused nodes, kernel nodes and the views between them.
 
     Before: canonical primitives (see legalise). After: every node is a Leaf, a View of something in memory, a Kernel,
-    "fused_matmul" or "fused". The order of nodes is a valid schedule, close to the order they were written in.
+    "fused_kernel" or "fused". The order of nodes is a valid schedule, close to the order they were written in.
     """
     return _Fuser(graph, target).run()
 
@@ -97,6 +107,14 @@ def _cost(node: Node) -> int:
     return lowering.cost if isinstance(lowering, Pointwise | Generator) else 0
 
 
+def _repeats(node: Node) -> float:
+    """How many times over a view reads the elements of its operand, as overlapping windows do. Broadcast axes do not
+    count: along them a kernel computes once."""
+    view = view_map(node).views[-1]
+    walked = [hi - lo for a, s in enumerate(view.strides) if s for lo, hi in (view.bound(a),)]
+    return math.prod(walked) / max(node.inputs[0].size, 1)
+
+
 def _is_pointwise(value: Value) -> bool:
     return isinstance(value.node.op.lowering, Pointwise | Generator)
 
@@ -105,7 +123,7 @@ class _Fuser:
     def __init__(self, graph: Graph, target: Target) -> None:
         self.graph = graph
         self.target = target
-        self.operands: dict[tuple[Value, bool], Value] = {}
+        self.operands: dict[tuple[Value, str], Value] = {}
         self.stored: set[Value] = set()  # decided to be anchors or in memory already
         self.sources: dict[Value, tuple[frozenset[Value], int]] = {}
         self.cluster_of: dict[Value, Cluster] = {}
@@ -132,34 +150,32 @@ class _Fuser:
 
     # ---- 1. what is in memory ----------------------------------------------------------------------------------
 
-    def _operand(self, value: Value, matrix: bool) -> Value:
+    def _operand(self, value: Value, layout: str = "dense") -> Value:
         """The value a kernel reads for `value`: the lowest one in its chain of views from which it can be read in
         place, preferring one that is in memory already. Where only `value` itself will do, that is a copy."""
-        found = self.operands.get((value, matrix))
+        found = self.operands.get((value, layout))
         if found is not None:
             return found
         chain = views_below(value)
-        fits = [v for v in reversed(chain) if self._reads_in_place(value, v, matrix)]
-        present = [v for v in fits if v in self.stored]
-        found = self.operands[value, matrix] = (present or fits)[0]
+        usable = [v for v in reversed(chain) if v is value or fits(map_onto(value, v), layout)]
+        present = [v for v in usable if v in self.stored]
+        found = self.operands[value, layout] = (present or usable)[0]
         return found
 
-    @staticmethod
-    def _reads_in_place(value: Value, base: Value, matrix: bool) -> bool:
-        if value is base:
-            return True
-        index = map_onto(value, base)
-        return takes_matrix(index) if matrix else index.is_dense
+    def _kernel_operands(self, node: Node) -> list[Value]:
+        """What a kernel node reads for each of its inputs."""
+        lowering = node.op.lowering
+        assert isinstance(lowering, Kernel)
+        return [self._operand(v, lowering.layout(i)) for i, v in enumerate(node.inputs)]
 
     def _force(self) -> None:
         for node in self.graph.nodes:
             if isinstance(node.op.lowering, Kernel):
-                matrix = node.op.name == "matmul"
-                self.stored.update(self._operand(v, matrix) for v in node.inputs)
+                self.stored.update(self._kernel_operands(node))
                 self.stored.update(node.outputs)
             elif isinstance(node.op.lowering, Leaf | Reduce):
                 self.stored.update(node.outputs)
-        self.stored.update(self._operand(v, matrix=False) for v in self.graph.outputs)
+        self.stored.update(self._operand(v) for v in self.graph.outputs)
         self.forced = set(self.stored)
 
     def _choose_stored(self) -> None:
@@ -170,7 +186,12 @@ class _Fuser:
                     self.sources[value] = (frozenset((value,)), 0)
                     continue
                 sources, cost = self._sources(node.inputs)
-                if not isinstance(lowering, View):
+                if isinstance(lowering, View):
+                    if cost and cost * (_repeats(node) - 1) > REPEAT_COST:
+                        base = views_below(value)[-1]
+                        self.stored.add(base)
+                        sources, cost = frozenset((base,)), 0
+                else:
                     cost += lowering.cost
                     read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
                     if read > INLINE_BYTES * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
@@ -222,10 +243,11 @@ class _Fuser:
         return cluster.level if cluster else 0
 
     def _kernel(self, node: Node) -> None:
-        matrix = node.op.name == "matmul"
-        operands = [self._operand(v, matrix) for v in node.inputs]
+        assert isinstance(node.op.lowering, Kernel)
+        operands = self._kernel_operands(node)
+        kind = "epilogue" if node.op.lowering.epilogue else "kernel"
         level = 1 + max((self._level(v) for v in operands), default=0)
-        cluster = Cluster("matmul" if matrix else "kernel", level, node.type.size, node, last=node.id)
+        cluster = Cluster(kind, level, node.type.size, node, last=node.id)
         for v in operands:
             self._read(cluster, v)
         self.clusters.append(cluster)
@@ -248,7 +270,8 @@ class _Fuser:
         found = {id(c): c for v, _ in anchor.reads if (c := self.cluster_of.get(v)) is not None}
         vertical = sorted(
             (c for c in found.values() if c.level == top or self._may_rise(c)),
-            key=lambda c: (c.kind != "matmul", -c.level),
+            # the last product first: a sum of products then runs on from one to the next, and holds one at a time
+            key=lambda c: (c.kind != "epilogue", -c.node.id if c.node else 0, -c.level),
         )
         for cluster in vertical:
             role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)
@@ -274,7 +297,7 @@ class _Fuser:
         late = any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members)
         if late and not self._may_rise(cluster):
             return None
-        if cluster.kind == "matmul":
+        if cluster.kind == "epilogue":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
             straight = all(cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside)
@@ -364,7 +387,7 @@ class _Fuser:
     # ---- 3. the fused graph ------------------------------------------------------------------------------------
 
     def _emit(self) -> Graph:
-        needed = {self._operand(v, matrix=False) for v in self.graph.outputs}
+        needed = {self._operand(v) for v in self.graph.outputs}
         for cluster in self.clusters:
             needed.update(v for v in cluster.reads if self.cluster_of.get(v) is not cluster)
         table: dict[Value, Value] = {}
@@ -373,7 +396,7 @@ class _Fuser:
                 table[node.outputs[0]] = node.outputs[0]
         for cluster in self._ordered():
             self._emit_cluster(cluster, needed, table)
-        outputs = tuple(self._resolve(v, table, self._operand(v, matrix=False)) for v in self.graph.outputs)
+        outputs = tuple(self._resolve(v, table, self._operand(v)) for v in self.graph.outputs)
         return Graph(self.graph.inputs, outputs)
 
     def _ordered(self) -> list[Cluster]:
@@ -421,19 +444,18 @@ class _Fuser:
         results = cluster.node.outputs if cluster.node else ()
         region, reads = build_region(outputs, results, cluster.members, self.stored)
         inputs = [table[v] for v in reads]
-        op = "fused"
-        if cluster.node is not None:
-            op = "fused_matmul"
-            inputs = self._operands(cluster.node, table) + inputs
         maker = outputs[-1].node
         types = tuple(v.type for v in region.outputs)
-        attrs = {"region": region, "roles": tuple(cluster.members[v] for v in outputs)}
-        new = Node(OPS[op], inputs, attrs, types, maker.loc, maker.origin)
+        attrs: dict[str, object] = {"region": region, "roles": tuple(cluster.members[v] for v in outputs)}
+        if cluster.node is not None:
+            inputs = self._operands(cluster.node, table) + inputs
+            attrs |= {"kernel": cluster.node.op, "attrs": dict(cluster.node.attrs)}
+        new = Node(OPS["fused_kernel" if cluster.node else "fused"], inputs, attrs, types, maker.loc, maker.origin)
         table.update(zip(outputs, new.outputs, strict=True))
 
     def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:
-        matrix = node.op.name == "matmul"
-        return [self._resolve(v, table, self._operand(v, matrix)) for v in node.inputs]
+        pairs = zip(node.inputs, self._kernel_operands(node), strict=True)
+        return [self._resolve(v, table, base) for v, base in pairs]
 
 
 def _same_elements(index: IndexMap, size: int) -> bool:

@@ -2,8 +2,9 @@
 
 After: every Reduce is either a row reduction, [M, N] over axis 1, or a column reduction, [G, R, N] over axis 1, neither
 longer than one program should walk; a matrix product with few output tiles and a long inner size is split over K into
-float32 partial products and their sum (deterministic: the order of the sum is fixed). Reductions over nothing are
-constants. Everything else is views, which cost nothing.
+float32 partial products and their sum (deterministic: the order of the sum is fixed), and the gradient of a
+convolution's weight likewise over output positions. Reductions and products over nothing are constants. Everything else
+is views, which cost nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def legalise(graph: Graph, target: Target) -> Graph:
         if node.op.name == "matmul":
             with derived_from(node):
                 return (_matmul(node, target),)
+        if node.op.name in ("convolution", "convolution_dgrad", "convolution_wgrad"):
+            with derived_from(node):
+                return (_convolution(node, target),)
         return None
 
     return graph.rewrite(rule)
@@ -69,10 +73,22 @@ def _reduce(node: Node, target: Target) -> Value:
     elif not arg and real[-1] - real[0] + 1 - len(real) == sum(x.shape[a] == 1 for a in range(real[0], real[-1])):
         outer, inner = math.prod(x.shape[: real[0]]), math.prod(x.shape[real[-1] + 1 :])
         flat = _columns(kind, call("reshape", x, (outer, count, inner)), target)
+    elif not arg:
+        return _run_by_run(node, x, target)
     else:
         order = (*(a for a in range(x.ndim) if a not in axes), *axes)
         flat = _rows(kind, call("reshape", call("transpose", x, order), (result.size, count)), target)
     return call("reshape", call("cast", flat, result.dtype), result.shape)
+
+
+def _run_by_run(node: Node, x: Value, target: Target) -> Value:
+    """Axes with others in between: the first run of neighbours as columns, which reads x in order; then the rest."""
+    axes: tuple[int, ...] = node.attrs["axes"]
+    kept = [a for a in range(x.ndim) if a not in axes and x.shape[a] != 1]
+    end = next(a for a in kept if any(b < a and x.shape[b] != 1 for b in axes))
+    first = make(node.op, [x], axes=tuple(a for a in axes if a < end)).out
+    rest = make(node.op, [_reduce(first.node, target)], axes=tuple(a for a in axes if a > end)).out
+    return call("cast", _reduce(rest.node, target), node.type.dtype)
 
 
 def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
@@ -145,5 +161,33 @@ def _split_k(node: Node, target: Target) -> int:
     tiles = -(-a.shape[-2] // 128) * -(-b.shape[-1] // 128)
     parts = 1
     while tiles * parts * 8 <= target.processors * 5 and k % (parts * 2) == 0 and k // (parts * 2) >= 256:
+        parts *= 2
+    return parts
+
+
+def _convolution(node: Node, target: Target) -> Value:
+    x, y = node.inputs
+    if 0 in (*x.shape, *y.shape, *node.type.shape):
+        return call("full", node.type.shape, 0.0, node.type.dtype)
+    parts = _split_positions(node, target) if node.op.name == "convolution_wgrad" else 1
+    if parts == 1:
+        return node.out
+    partial = make("convolution_wgrad_parts", [x, y], parts=parts, out_dtype=x.dtype.compute, **node.attrs).out
+    total = make("sum", [call("reshape", partial, (1, parts, node.type.size))], axes=(1,)).out
+    return call("reshape", call("cast", total, node.type.dtype), node.type.shape)
+
+
+def _split_positions(node: Node, target: Target) -> int:
+    """Into how many pieces the output positions of a weight's gradient are cut: enough for three waves of tiles of 64
+    channels squared, each piece at least 1024 long; 1 means not at all."""
+    k, *kernel, c = node.type.shape
+    groups: int = node.attrs["groups"]
+    positions = math.prod(node.inputs[1].shape[:-1])
+    if target.interpreted:
+        return 1
+    wide = -(-k // 64) if c == 1 else groups * -(-(k // groups) // 64) * max(1, c // 64)
+    tiles = wide * math.prod(kernel)
+    parts = 1
+    while tiles * parts < 3 * target.processors and positions // (parts * 2) >= 1024:
         parts *= 2
     return parts

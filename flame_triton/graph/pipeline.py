@@ -12,10 +12,11 @@ from .batch import batch
 from .decompose import decompose
 from .fuse import fuse
 from .legalise import legalise
+from .placement import place
 from .plan import Target
 from .simplify import simplify
 
-STAGES = ("build", "simplify", "decompose", "legalise", "fuse")
+STAGES = ("build", "simplify", "decompose", "placement", "legalise", "fuse")
 
 
 def optimise(
@@ -36,6 +37,7 @@ def optimise(
     passes: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("simplify", simplify),
         ("decompose", lambda g: simplify(decompose(g))),
+        ("placement", _placed),
         ("legalise", lambda g: batch(simplify(legalise(g, target)))),
         ("fuse", lambda g: fuse(g, target)),
     ]
@@ -47,6 +49,11 @@ def optimise(
             if dump:
                 dump(name, graph)
     return graph
+
+
+def _placed(graph: Graph) -> Graph:
+    moved = place(graph)
+    return graph if moved is graph else simplify(moved)
 
 
 @contextmanager

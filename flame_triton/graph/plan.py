@@ -75,12 +75,14 @@ class ConstantTable:
 class KernelRef:
     """A Triton function. module: a dotted name inside the package, or for generated code its module name.
 
-    source: the generated module's text, or None for a hand-written kernel.
+    source: the generated module's text, or None for a hand-written kernel. digest: of the source of a user's kernel,
+    which the runtime holds as an object (jit.hold), else empty.
     """
 
     module: str
     name: str
     source: str | None = field(default=None, repr=False)
+    digest: str = ""
 
 
 Argument: TypeAlias = Operand | PointerTable | ConstantTable | int | float | tuple["Argument", ...]

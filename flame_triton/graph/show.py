@@ -80,8 +80,9 @@ def text(graph: Graph) -> str:
         attributes = _attributes(node)
         inside = ", ".join(part for part in (operands, attributes) if part)
         types = ", ".join(str(t) for t in node.types)
+        place = f"{node.loc.file}:{node.loc.line}" + (f" in {node.loc.within}" if node.loc.within else "")
         backward = f"  (gradient of {node.origin.op.name})" if node.origin else ""
-        lines.append(f"{results} = {node.op.name}({inside}) : {types}  # {node.loc.file}:{node.loc.line}{backward}")
+        lines.append(f"{results} = {node.op.name}({inside}) : {types}  # {place}{backward}")
     lines.append("return " + ", ".join(name(v) for v in graph.outputs))
     return "\n".join(lines) + "\n"
 
@@ -105,7 +106,7 @@ def _label(node: Node, name: Callable[[Value], str]) -> str:
     if "region" in node.attrs:
         words = region_summary(node.attrs["region"]).split()
         shown = " ".join(words[:6]) + (" ..." if len(words) > 6 else "")
-        return f"{'matmul + ' if node.op.name == 'fused_matmul' else ''}{shown}"
+        return f"{node.attrs['kernel'].name} + {shown}" if "kernel" in node.attrs else shown
     return node.op.name
 
 

@@ -244,7 +244,7 @@ class IndexMap:
         """For a map that only reorders a dense buffer: the map from the buffer's elements, in order, to this map's
         logical positions. None if elements are skipped, repeated or masked."""
         view = self.strided
-        if view is None or view.bounds is not None or view.offset:
+        if view is None or view.bounds is not None or view.offset or 0 in view.shape:
             return None
         own = row_major(view.shape)
         axes = sorted((a for a, d in enumerate(view.shape) if d != 1), key=lambda a: -view.strides[a])

@@ -12,11 +12,15 @@ _APPLICATIONS = os.path.join(_PACKAGE, "train") + os.sep  # models of the demo: 
 
 @dataclass(frozen=True, slots=True)
 class Loc:
-    """A place in source code. Carried for messages and pictures only: no pass reads it for meaning."""
+    """A place in source code. Carried for messages and pictures only: no pass reads it for meaning.
+
+    within: the fused function (ft.fused) whose body the place is in, the outermost first; empty outside of any.
+    """
 
     file: str
     line: int
     function: str
+    within: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} in {self.function}"

@@ -6,6 +6,7 @@ import itertools
 import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -189,13 +190,37 @@ class Value:
         return call("greater_equal", self, other)
 
     def __and__(self, other: Any) -> Value:
-        return call("logical_and", self, other)
+        return call("bitwise_and", self, other)
+
+    def __rand__(self, other: Any) -> Value:
+        return call("bitwise_and", other, self)
 
     def __or__(self, other: Any) -> Value:
-        return call("logical_or", self, other)
+        return call("bitwise_or", self, other)
+
+    def __ror__(self, other: Any) -> Value:
+        return call("bitwise_or", other, self)
+
+    def __xor__(self, other: Any) -> Value:
+        return call("bitwise_xor", self, other)
+
+    def __rxor__(self, other: Any) -> Value:
+        return call("bitwise_xor", other, self)
 
     def __invert__(self) -> Value:
-        return call("logical_not", self)
+        return call("bitwise_not", self)
+
+    def __lshift__(self, other: Any) -> Value:
+        return call("bitwise_left_shift", self, other)
+
+    def __rlshift__(self, other: Any) -> Value:
+        return call("bitwise_left_shift", other, self)
+
+    def __rshift__(self, other: Any) -> Value:
+        return call("bitwise_right_shift", self, other)
+
+    def __rrshift__(self, other: Any) -> Value:
+        return call("bitwise_right_shift", other, self)
 
     def __getitem__(self, key: Any) -> Value:
         return call("getitem", self, key)
@@ -204,6 +229,11 @@ class Value:
     def T(self) -> Value:
         """The transpose of a matrix (all axes reversed)."""
         return call("transpose", self)
+
+    @property
+    def mT(self) -> Value:
+        """The last two axes exchanged."""
+        return call("matrix_transpose", self)
 
     def reshape(self, *shape: Any) -> Value:
         return call("reshape", self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
@@ -274,6 +304,16 @@ def differentiating() -> Generator[None, None, None]:
 def rebuild(node: Node, inputs: Sequence[Value], attrs: Attrs | None = None) -> Node:
     """The same node on other inputs of the same types: loc and origin are kept, the shape rule is not run again."""
     return Node(node.op, inputs, node.attrs if attrs is None else attrs, node.types, node.loc, node.origin)
+
+
+def inlined(node: Node, inputs: Sequence[Value], caller: Node) -> Node:
+    """A copy of a node of the body that `caller` stands for; its loc says within what it was written."""
+    origin = node.origin
+    if origin is None and _origin:
+        maker = _origin[-1]
+        origin = maker.origin or maker if _autodiff_depth[0] else maker.origin
+    within = " > ".join(name for name in (caller.loc.within, caller.op.name) if name)
+    return Node(node.op, inputs, node.attrs, node.types, replace(node.loc, within=within), origin)
 
 
 def attr_key(value: Any) -> Any:

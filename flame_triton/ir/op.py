@@ -61,9 +61,15 @@ class Generator:
 @dataclass(frozen=True)
 class View:
     """map: from the node to the IndexMap of its result over its operand's elements. A masked element reads the node's
-    `fill` attribute."""
+    `fill` attribute.
+
+    role: how the view stands to a permutation of its operand's axes: "permute" (it is one, by its `axes`), "reshape",
+    "axiswise" (each axis for itself; the attributes named in per_axis have one entry an axis), or "" (nothing known).
+    """
 
     map: Callable[[Node], IndexMap]
+    role: str = ""
+    per_axis: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,16 +81,36 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Kernel:
-    """family: a name in kernels/; the runtime knows its contract."""
+    """family: a name in kernels/; the runtime knows its contract.
+
+    takes: how each operand may lie in memory (the last word holds for all that follow); fusion makes a listed copy of
+    what does not:
+        "dense"    row-major, reshaped at most
+        "matrix"   one strided view with unit stride in one of its last two axes and a regular batch
+        "strided"  one strided view with unit stride in the last axis
+        "any"      one strided view, stride 0 included
+    epilogue: the kernel ends in a call with its accumulator, and pointwise readers of its only result may join it.
+    orders: the order of its result's axes is worth keeping in what is computed from it (see graph/placement.py).
+    """
 
     family: str
+    takes: tuple[str, ...] = ("dense",)
+    epilogue: bool = False
+    orders: bool = False
+
+    def layout(self, position: int) -> str:
+        """How operand `position` may lie in memory."""
+        return self.takes[min(position, len(self.takes) - 1)]
 
 
 @dataclass(frozen=True)
 class Composite:
-    """build: from the node to the Values (one per output) that compute the same from other ops."""
+    """build: from the node to the Values (one per output) that compute the same from other ops.
+
+    body: the node's attribute `body` is a Graph that defines it, and evaluating it is evaluating that graph."""
 
     build: Callable[[Node], Value | Sequence[Value]]
+    body: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -45,7 +45,12 @@ def Parameter(shape: tuple[int, ...], init: Any = None, dtype: DTypeLike = float
 
 
 class Module:
-    """Base class: assign Parameters, Modules, and lists or dicts of Modules as attributes; define `forward`."""
+    """Base class: assign Parameters, Modules, and lists or dicts of Modules as attributes; define `forward`.
+
+    training: whether calls build the graph of training; `train` and `eval` set it for all modules below.
+    """
+
+    training: bool = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Add this module's nodes to the graph: what `forward` returns."""
@@ -55,6 +60,40 @@ class Module:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """From Values to Values; a subclass defines it."""
         raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def train(self, mode: bool = True) -> Self:
+        """Set `training` for this module and all below it; returns the module. It concerns calls that follow."""
+        self.training = mode
+        for _, child in self._children():
+            child.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """train(False)."""
+        return self.train(False)
+
+    def buffer(self, value: Value) -> Value:
+        """What a buffer (a parameter that is not trained) holds by now: its newest value in the graph being built."""
+        return self._pending().get(value, value)
+
+    def update_buffers(self, news: Mapping[Value, Value]) -> None:
+        """Note new values of buffers, for `buffer_updates`; a later call of the module starts from them."""
+        self._pending().update(news)
+
+    def _pending(self) -> dict[Value, Value]:
+        return self.__dict__.setdefault("_buffer_news", {})
+
+    def buffer_updates(self) -> dict[Value, Value]:
+        """buffer -> new value, noted by calls in training since this was last asked, here and below.
+
+        For the `updates=` of the program that those calls are part of, or `also=` of an optimizer's updates. Asking
+        ends the step: calls that follow start from the buffers themselves again.
+        """
+        news = dict(self._pending())
+        self._pending().clear()
+        for _, child in self._children():
+            news.update(child.buffer_updates())
+        return news
 
     def declare(self, prefix: str = "") -> None:
         """Make the parameters of this module and of those below it, named by prefix and path; done once.

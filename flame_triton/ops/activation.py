@@ -25,6 +25,9 @@ _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 _TANH_SCALE = 2 * math.sqrt(2 / math.pi)
 _TANH_CUBIC = 0.044715
+_SELU_ALPHA = 1.6732632423543772848
+_SELU_SCALE = 1.0507009873554804934
+_QUICK = 1.702
 
 
 def _activation(
@@ -84,12 +87,11 @@ def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Value:
     samples=samples(Sample((randn(2, 3, 4), np.array([0.25, -0.5, 1.5]))), Sample((randn(5), np.array([0.1])))),
 )
 def prelu(x: Operand, weight: Operand) -> Value:
-    """x where x > 0, else weight * x.  x: [N, C, ...] with weight [C], or any shape with weight [1]."""
+    """x where x > 0, else weight * x.  x: [N, C, ...] with weight [C], or any shape with weight [1] or []."""
     x, weight = as_value(x), as_value(weight)
-    if weight.ndim != 1 or (weight.size != 1 and (x.ndim < 2 or x.shape[1] != weight.size)):
+    if weight.ndim > 1 or (weight.size != 1 and (x.ndim < 2 or x.shape[1] != weight.size)):
         raise ShapeError(f"weight {weight.shape} is not one number, nor one for each channel of x {x.shape}")
-    if weight.size != 1:
-        weight = call("reshape", weight, (weight.size,) + (1,) * (x.ndim - 2))
+    weight = call("reshape", weight, () if weight.size == 1 else (weight.size,) + (1,) * (x.ndim - 2))
     return where(greater(x, 0.0), x, mul(x, weight))
 
 
@@ -167,6 +169,59 @@ def logsigmoid(x: Operand) -> Value:
     return make("logsigmoid", [as_value(x)]).out
 
 
+@_activation(
+    "softsign",
+    "lib.div({0}, 1 + tl.abs({0}))",
+    lambda x: x / (1 + np.abs(x)),
+    lambda g, y, x: call("div", g, square(add(call("abs", x), 1.0))),
+    8,
+)
+def softsign(x: Operand) -> Value:
+    """x / (1 + |x|)."""
+    return make("softsign", [as_value(x)]).out
+
+
+@_activation(
+    "tanhshrink", "({0} - lib.tanh({0}))", lambda x: x - np.tanh(x), lambda g, y, x: mul(g, square(tanh(x))), 24
+)
+def tanhshrink(x: Operand) -> Value:
+    """x - tanh(x)."""
+    return make("tanhshrink", [as_value(x)]).out
+
+
+@_activation(
+    "selu",
+    f"tl.where({{0}} > 0, {{0}} * {_SELU_SCALE!r}, lib.expm1({{0}}) * {_SELU_SCALE * _SELU_ALPHA!r})",
+    lambda x: (
+        x.dtype.type(_SELU_SCALE) * np.where(x > 0, x, x.dtype.type(_SELU_ALPHA) * np.expm1(np.where(x > 0, 0, x)))
+    ),
+    lambda g, y, x: mul(g, where(greater(x, 0.0), _SELU_SCALE, mul(exp(x), _SELU_SCALE * _SELU_ALPHA))),
+    20,
+)
+def selu(x: Operand) -> Value:
+    """1.0507 x where x > 0, else 1.7581 (e^x - 1). Klambauer et al. 2017."""
+    return make("selu", [as_value(x)]).out
+
+
+@_activation(
+    "celu",
+    lambda node: (
+        f"tl.where({{0}} > 0, {{0}}, "
+        f"lib.expm1(lib.div({{0}}, {literal(node.attrs['alpha'])})) * {literal(node.attrs['alpha'])})"
+    ),
+    lambda x, *, alpha: np.where(x > 0, x, x.dtype.type(alpha) * np.expm1(np.where(x > 0, 0, x) / x.dtype.type(alpha))),
+    lambda g, y, x, alpha: where(greater(x, 0.0), g, mul(g, exp(mul(x, 1 / alpha)))),
+    24,
+    {},
+    {"alpha": 0.5},
+)
+def celu(x: Operand, alpha: float = 1.0) -> Value:
+    """x where x > 0, else alpha * (e^(x / alpha) - 1): smooth for any alpha > 0. Barron 2017."""
+    if not alpha > 0:
+        raise ArgumentError(f"alpha must be positive, got {alpha}")
+    return make("celu", [as_value(x)], alpha=float(alpha)).out
+
+
 def _silu_rule(g: Value, y: Value, x: Value) -> Value:
     """d/dx x s = s (1 + x (1 - s)),  s = sigmoid(x)."""
     s = sigmoid(x)
@@ -222,15 +277,38 @@ def _gelu_rule(g: Value, y: Value, x: Value, approximate: str) -> Value:
     return mul(g, add(mul(erfc(mul(x, -_SQRT_HALF)), 0.5), mul(x, density)))
 
 
+def _check_approximate(approximate: str) -> None:
+    if approximate not in ("none", "tanh"):
+        raise ArgumentError(f'approximate must be "none" or "tanh", got {approximate!r}')
+
+
 @_activation("gelu", _gelu_expr, _gelu_ref, _gelu_rule, 44, {}, {"approximate": "tanh"})
 def gelu(x: Operand, approximate: str = "none") -> Value:
     """x Phi(x), Phi the normal distribution function; approximate="tanh": its usual tanh form.
 
     Hendrycks and Gimpel 2016. The tanh form 0.5 x (1 + tanh u) is computed as the equal x sigmoid(2u).
     """
-    if approximate not in ("none", "tanh"):
-        raise ArgumentError(f'approximate must be "none" or "tanh", got {approximate!r}')
+    _check_approximate(approximate)
     return make("gelu", [as_value(x)], approximate=approximate).out
+
+
+def _quick_gelu_rule(g: Value, y: Value, x: Value) -> Value:
+    """d/dx x s = s (1 + a x (1 - s)),  s = sigmoid(a x), a = 1.702."""
+    ax = mul(x, _QUICK)
+    s = sigmoid(ax)
+    return mul(g, mul(s, add(mul(ax, sub(1.0, s)), 1.0)))
+
+
+@_activation(
+    "quick_gelu",
+    f"({{0}} * lib.sigmoid({{0}} * {_QUICK!r}))",
+    lambda x: x * special.sigmoid(x * x.dtype.type(_QUICK)),
+    _quick_gelu_rule,
+    13,
+)
+def quick_gelu(x: Operand) -> Value:
+    """x * sigmoid(1.702 x), the form of gelu in CLIP. Hendrycks and Gimpel 2016."""
+    return make("quick_gelu", [as_value(x)]).out
 
 
 # ---- gates -----------------------------------------------------------------------------------------------------
@@ -248,3 +326,39 @@ def _halves(x: Value, axis: int) -> tuple[Value, Value]:
     if not x.ndim or x.shape[axis] % 2:
         raise ShapeError(f"axis {axis} of {x.shape} cannot be halved")
     return call("chunk", x, 2, axis)
+
+
+def _gated(x: Operand, axis: int, gate: Callable[[Value], Value]) -> Value:
+    """hidden * gate(second half), in the compute type, rounded once."""
+    x = as_value(x)
+    if not x.dtype.is_float:
+        raise DTypeError(f"needs a floating tensor, got {x.dtype}")
+    hidden, second = _halves(x, axis)
+    wide = x.dtype.compute
+    return call("cast", mul(call("cast", hidden, wide), gate(call("cast", second, wide))), x.dtype)
+
+
+@composed(samples=samples(Sample((randn(3, 6),)), Sample((randn(4, 5),), {"axis": 0, "approximate": "tanh"})))
+def geglu(x: Operand, axis: int = -1, approximate: str = "none") -> Value:
+    """hidden * gelu(gate); along the axis the first half of x is hidden, the second the gate. Shazeer 2020.
+
+    diffusers' order of the halves. approximate: see gelu.
+    """
+    _check_approximate(approximate)
+    return _gated(x, axis, lambda gate: gelu(gate, approximate))
+
+
+@composed(samples=samples(Sample((randn(3, 6),)), Sample((randn(4, 5),), {"axis": 0})))
+def swiglu(x: Operand, axis: int = -1) -> Value:
+    """hidden * silu(gate); along the axis the first half of x is hidden, the second the gate. Shazeer 2020.
+
+    diffusers' order of the halves; for weights that put the gate first (Llama's gate_proj, up_proj), join them as
+    (up, gate).
+    """
+    return _gated(x, axis, silu)
+
+
+@composed(samples=samples(Sample((randn(3, 6),)), Sample((randn(4, 5),), {"axis": 0})))
+def reglu(x: Operand, axis: int = -1) -> Value:
+    """hidden * relu(gate); along the axis the first half of x is hidden, the second the gate. Shazeer 2020."""
+    return _gated(x, axis, relu)

@@ -6,16 +6,18 @@ kernels/portable/library.py. Dtypes follow torch's promotion, shapes NumPy's bro
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, DTypeError
 from ..ir.node import Node, Value
 from ..ir.op import Sample, call, public
 from ..types import bool_, promote
 from .define import (
     Operand,
+    as_value,
     composed,
     flat,
     in_compute_type,
@@ -23,6 +25,8 @@ from .define import (
     pointwise,
     randn,
     samples,
+    wide,
+    wide_operands,
 )
 from .leaf import constant_value
 
@@ -102,18 +106,48 @@ mul = pointwise(
     simplify=_mul_simplify,
     aliases=("multiply",),
 )
-div = pointwise(
+_div = pointwise(
     "div",
     "lib.div({0}, {1})",
     np.divide,
-    in_compute_type(lambda g, z, x, y: [div(g, y), neg(div(mul(g, z), y))]),
-    doc="x / y, in floating point (integers become float32), correctly rounded.",
-    samples=_pair(0.5, 3.0),
+    in_compute_type(lambda g, z, x, y: [_div(g, y), neg(_div(mul(g, z), y))]),
+    doc="x / y, in floating point.",
     float_result=True,
     cost=8,
     simplify=lambda node: node.inputs[0] if _is(node.inputs[1], 1.0) else None,
-    aliases=("divide", "true_divide"),
+    aliases=("true_divide",),
 )
+
+
+@composed(
+    samples=samples(
+        Sample((randn(3, 5, low=0.5, high=3.0), randn(3, 5, seed=1, low=0.5, high=3.0))),
+        Sample((randn(4, 1, 3, low=0.5, high=3.0), randn(5, 1, seed=1, low=0.5, high=3.0))),
+        Sample((randn(7, low=0.5, high=3.0), 1.5)),
+        Sample((randn(7, low=0.5, high=3.0), randn(1, low=-3.0, high=-1.0)), {"rounding_mode": "floor"}),
+        Sample((randn(7, low=0.5, high=3.0), randn(1, low=-3.0, high=-1.0)), {"rounding_mode": "trunc"}),
+        Sample((np.array([7, -7, 6]), np.array([2, 2, -3])), {"rounding_mode": "trunc"}),
+    ),
+    aliases=("divide",),
+)
+def div(x: Operand, y: Operand, rounding_mode: str | None = None) -> Value:
+    """x / y, in floating point (integers become float32), correctly rounded; the operands broadcast.
+
+    rounding_mode: "floor", as floor_divide, or "trunc", toward zero, in the promoted dtype; the gradient is then zero.
+    Raises ShapeError, DTypeError, or ArgumentError for another mode.
+    """
+    if rounding_mode is None:
+        return _div(x, y)
+    if rounding_mode == "floor":
+        return floor_divide(x, y)
+    if rounding_mode != "trunc":
+        raise ArgumentError(f"rounding_mode must be None, 'floor' or 'trunc', got {rounding_mode!r}")
+    dtype, (x, y) = wide_operands("div", x, y)
+    if dtype.is_float:
+        return call("cast", trunc(_div(x, y)), dtype)
+    return floor_divide(sub(x, call("fmod", x, y)), y)
+
+
 floor_divide = pointwise(
     "floor_divide",
     "lib.floor_divide({0}, {1})",
@@ -181,6 +215,7 @@ sign = pointwise(
     operands=("x",),
     infer=numeric,
     samples=_one(),
+    aliases=("sgn",),
 )
 square = pointwise(
     "square",
@@ -189,6 +224,7 @@ square = pointwise(
     lambda node, g: [mul(g, mul(node.inputs[0], 2.0))],
     doc="x * x.",
     operands=("x",),
+    infer=numeric,
     samples=_one(),
 )
 reciprocal = pointwise(
@@ -204,7 +240,7 @@ reciprocal = pointwise(
 )
 
 
-def _rounding(name: str, expr: str, ref: Any, doc: str) -> Any:
+def _rounding(name: str, expr: str, ref: Any, doc: str, *aliases: str) -> Any:
     """Integers are whole already and stay as they are."""
     return pointwise(
         name,
@@ -217,13 +253,35 @@ def _rounding(name: str, expr: str, ref: Any, doc: str) -> Any:
         samples=_one(),
         shortcut=lambda x: x if x.dtype.is_integer else None,
         cost=2,
+        aliases=aliases,
     )
 
 
 floor = _rounding("floor", "tl.floor({0})", np.floor, "The largest integer <= x.")
 ceil = _rounding("ceil", "tl.ceil({0})", np.ceil, "The smallest integer >= x.")
-round = _rounding("round", "lib.round({0})", np.rint, "The nearest integer, halves to even.")
-trunc = _rounding("trunc", "lib.trunc({0})", np.trunc, "x rounded toward zero.")
+rint = _rounding("rint", "lib.round({0})", np.rint, "The nearest integer, halves to even.")
+trunc = _rounding("trunc", "lib.trunc({0})", np.trunc, "x rounded toward zero.", "fix")
+
+
+@composed(
+    samples=samples(
+        Sample((randn(3, 5),)), Sample((randn(7),), {"decimals": 2}), Sample((randn(7) * 1e3,), {"decimals": -2})
+    )
+)
+def round(x: Operand, decimals: int = 0) -> Value:
+    """The nearest number with so many decimals, halves to even; decimals < 0: to tens, hundreds, ...
+
+    The gradient is zero. Integers stay as they are; they have no decimals < 0. Raises DTypeError for bool.
+    """
+    x = as_value(x)
+    if not decimals or (x.dtype.is_integer and decimals > 0):
+        return rint(x)
+    if not x.dtype.is_float:
+        raise DTypeError(f"needs a floating tensor, got {x.dtype}")
+    scale = 10.0 ** builtins.abs(decimals)
+    scaled = mul(wide(x), scale) if decimals > 0 else _div(wide(x), scale)
+    whole = rint(scaled)
+    return call("cast", _div(whole, scale) if decimals > 0 else mul(whole, scale), x.dtype)
 
 
 # ---- pow -------------------------------------------------------------------------------------------------------

@@ -72,6 +72,21 @@ def promote_operands(name: str, *operands: Operand, float_result: bool = False) 
     return broadcast(name, *values)
 
 
+def wide_operands(name: str, *operands: Operand, float_result: bool = False) -> tuple[DType, list[Value]]:
+    """The dtype that promote_operands would give, and the operands broadcast and in its compute type.
+
+    For composed functions: numbers are not rounded to 16 bits first, and the result is rounded once, by a cast.
+    """
+    dtype = promote_operands(name, *operands, float_result=float_result)[0].dtype
+    values = [
+        call("full", (), plain(x), dtype.compute)
+        if is_scalar(x)
+        else call("cast", call("cast", as_value(x), dtype), dtype.compute)
+        for x in operands
+    ]
+    return dtype, broadcast(name, *values)
+
+
 def _common(tensors: Sequence[Value]) -> DType:
     """torch's rule: a 0-d tensor, like a scalar, does not widen tensors with dimensions within one category."""
     strong = [v.dtype for v in tensors if v.ndim]

@@ -184,6 +184,7 @@ sigmoid = unary(
     lambda g, y, x: mul(g, mul(y, sub(1.0, y))),
     doc="1 / (1 + e ** -x).",
     cost=10,
+    aliases=("expit",),
 )
 erf = unary(
     "erf",

@@ -156,6 +156,7 @@ def index_select(x: Operand, dim: int, index: Operand) -> Value:
 
 def _linear_index(x: Value, dim: int, index: Value) -> Value:
     """Positions in the flattened x of the elements that torch.gather(x, dim, index) reads."""
+    x, index = (reshape(v, (1,)) if not v.ndim else v for v in (x, index))  # a number is an axis of size 1, as in torch
     a = check_axis(dim, x.ndim, "dim")
     if index.ndim != x.ndim or any(n > d for i, (n, d) in enumerate(zip(index.shape, x.shape, strict=True)) if i != a):
         raise ShapeError(f"index {index.shape} does not fit x {x.shape} along axis {a}")

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ArgumentError, ShapeError
 from ..ir.node import Node, Value, make
 from ..ir.op import Composite, Sample, call
-from ..types import TensorType, check_axis, check_shape
+from ..types import TensorType, check_axis, check_dimension, check_shape
 from .define import Operand, as_value, composed, define, randn, samples
 from .view import broadcast_to, expand_dims, narrow, pad_with, reshape, squeeze
 
@@ -131,7 +131,7 @@ def _split_vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
 def split(x: Value, split_size_or_sections: int | Sequence[int], axis: int = 0) -> tuple[Value, ...]:
     """Parts along an axis: of the given sizes, or of one size (the last may be smaller), as in torch."""
     x = as_value(x)
-    a = check_axis(axis, x.ndim)
+    a = check_dimension(axis, x.ndim)
     if isinstance(split_size_or_sections, int):
         step, total = split_size_or_sections, x.shape[a]
         if step <= 0:
@@ -148,7 +148,7 @@ def chunk(x: Value, chunks: int, axis: int = 0) -> tuple[Value, ...]:
     x = as_value(x)
     if chunks <= 0:
         raise ArgumentError(f"chunks must be positive, got {chunks}")
-    return split(x, max(1, -(-x.shape[check_axis(axis, x.ndim)] // chunks)), axis)
+    return split(x, max(1, -(-x.shape[check_dimension(axis, x.ndim)] // chunks)), axis)
 
 
 @composed(samples=samples(Sample((randn(3, 4),)), Sample((randn(3, 2, 4),), {"axis": 1})))
@@ -163,21 +163,33 @@ def unbind(x: Value, axis: int = 0) -> tuple[Value, ...]:
 
 @composed(
     samples=samples(
-        Sample((randn(3, 4), 2)), Sample((randn(3, 4), 3), {"axis": 0}), Sample((randn(2, 1, 3), 2), {"axis": -1})
+        Sample((randn(3, 4), 2)),
+        Sample((randn(3, 4), 3), {"axis": 0}),
+        Sample((randn(2, 1, 3), 2), {"axis": -1}),
+        Sample((randn(3, 2), (2, 0, 1)), {"axis": 0}),
     ),
     aliases=("repeat_interleave",),
 )
-def repeat(x: Operand, repeats: int, axis: int | None = None) -> Value:
-    """Each element `repeats` times in a row along the axis (of the flattened tensor by default), as numpy.repeat."""
+def repeat(x: Operand, repeats: int | Sequence[int], axis: int | None = None) -> Value:
+    """Each element `repeats` times in a row along the axis (of the flattened tensor by default), as numpy.repeat.
+
+    repeats: one number, or one for each element of the axis.
+    """
     x = as_value(x)
-    if not isinstance(repeats, int) or repeats < 0:
-        raise ArgumentError(f"repeats must be a non-negative int, got {repeats!r}")
+    counts = (repeats,) if isinstance(repeats, int) else tuple(repeats)
+    if any(not isinstance(n, int | np.integer) or n < 0 for n in counts):
+        raise ArgumentError(f"repeats must be non-negative ints, got {repeats!r}")
     if axis is None:
         x, axis = reshape(x, (x.size,)), 0
     a = check_axis(axis, x.ndim)
-    lead, tail = x.shape[: a + 1], x.shape[a + 1 :]
-    spread = broadcast_to(reshape(x, (*lead, 1, *tail)), (*lead, repeats, *tail))
-    return reshape(spread, (*lead[:-1], lead[-1] * repeats, *tail))
+    x = x if x.ndim else reshape(x, (1,))
+    if len(counts) == 1:
+        lead, tail = x.shape[: a + 1], x.shape[a + 1 :]
+        spread = broadcast_to(reshape(x, (*lead, 1, *tail)), (*lead, counts[0], *tail))
+        return reshape(spread, (*lead[:-1], lead[-1] * counts[0], *tail))
+    if len(counts) != x.shape[a]:
+        raise ShapeError(f"{len(counts)} repeats for {x.shape[a]} elements of axis {a}")
+    return call("take", x, np.repeat(np.arange(len(counts)), counts), a)
 
 
 @composed(samples=samples(Sample((randn(3, 4), 2)), Sample((randn(3, 4), (2, 1, 3))), Sample((randn(2, 3), (3, 1)))))
@@ -209,7 +221,7 @@ def roll(x: Operand, shift: int | Sequence[int], axis: int | Sequence[int] | Non
     if len(shifts) != len(axes):
         raise ArgumentError(f"{len(shifts)} shifts for {len(axes)} axes")
     for n, a in zip(shifts, axes, strict=True):
-        a = check_axis(a, x.ndim)
+        a = check_dimension(a, x.ndim)
         cut = -n % x.shape[a] if x.shape[a] else 0
         if cut:
             x = concat([narrow(x, a, cut, x.shape[a] - cut), narrow(x, a, 0, cut)], a)

@@ -268,8 +268,8 @@ def arange(
     """
     if stop is None:
         start, stop = 0, start
-    if step == 0:
-        raise ArgumentError("step must not be zero")
+    if step == 0 or not all(math.isfinite(v) for v in (start, stop, step)):
+        raise ArgumentError(f"start, stop and step must be finite and step not zero, got {start}, {stop}, {step}")
     whole = all(isinstance(v, int) for v in (start, stop, step))
     chosen = as_dtype(dtype) if dtype is not None else int64 if whole else float32
     if chosen is bool_ or (chosen.is_integer and not whole):

@@ -65,13 +65,21 @@ _flags = samples(
 )
 
 
-@define("logical_and", infer=_flag, lowering=Pointwise("({0} & {1})"), ref=np.logical_and, samples=_flags)
+@define(
+    "logical_and",
+    infer=_flag,
+    lowering=Pointwise("(lib.flag({0}) & lib.flag({1}))"),
+    ref=np.logical_and,
+    samples=_flags,
+)
 def logical_and(x: Operand, y: Operand) -> Value:
     """True where both are non-zero."""
     return make("logical_and", _as_flags("logical_and", x, y)).out
 
 
-@define("logical_or", infer=_flag, lowering=Pointwise("({0} | {1})"), ref=np.logical_or, samples=_flags)
+@define(
+    "logical_or", infer=_flag, lowering=Pointwise("(lib.flag({0}) | lib.flag({1}))"), ref=np.logical_or, samples=_flags
+)
 def logical_or(x: Operand, y: Operand) -> Value:
     """True where at least one is non-zero."""
     return make("logical_or", _as_flags("logical_or", x, y)).out

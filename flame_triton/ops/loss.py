@@ -28,7 +28,7 @@ _pair = samples(
 )
 
 
-def _reduced(loss: Value, reduction: str, dtype: DType) -> Value:
+def reduced(loss: Value, reduction: str, dtype: DType) -> Value:
     """The loss per element, its mean, or its sum, rounded to `dtype`."""
     if reduction not in ("none", "mean", "sum"):
         raise ArgumentError(f'reduction must be "none", "mean" or "sum", got {reduction!r}')
@@ -53,14 +53,14 @@ def _difference(name: str, x: Operand, target: Operand) -> tuple[Value, DType]:
 def mse_loss(input: Operand, target: Operand, reduction: str = "mean") -> Value:
     """(input - target)^2, its mean or its sum."""
     difference, dtype = _difference("mse_loss", input, target)
-    return _reduced(square(difference), reduction, dtype)
+    return reduced(square(difference), reduction, dtype)
 
 
 @composed(samples=_pair)
 def l1_loss(input: Operand, target: Operand, reduction: str = "mean") -> Value:
     """|input - target|, its mean or its sum."""
     difference, dtype = _difference("l1_loss", input, target)
-    return _reduced(abs(difference), reduction, dtype)
+    return reduced(abs(difference), reduction, dtype)
 
 
 @composed(samples=_pair)
@@ -72,7 +72,7 @@ def smooth_l1_loss(input: Operand, target: Operand, reduction: str = "mean", bet
     d = abs(difference)
     if beta:
         d = where(less(d, beta), mul(square(difference), 0.5 / beta), sub(d, 0.5 * beta))
-    return _reduced(d, reduction, dtype)
+    return reduced(d, reduction, dtype)
 
 
 @composed(samples=_pair)
@@ -83,7 +83,7 @@ def huber_loss(input: Operand, target: Operand, reduction: str = "mean", delta: 
     difference, dtype = _difference("huber_loss", input, target)
     d = abs(difference)
     loss = where(less(d, delta), mul(square(difference), 0.5), mul(sub(d, 0.5 * delta), delta))
-    return _reduced(loss, reduction, dtype)
+    return reduced(loss, reduction, dtype)
 
 
 # ---- binary classification -------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def binary_cross_entropy_with_logits(
     loss = add(mul(sub(1.0, target), x), log_part)
     if weight is not None:
         loss = mul(loss, weight)
-    return _reduced(loss, reduction, dtype)
+    return reduced(loss, reduction, dtype)
 
 
 # ---- classification --------------------------------------------------------------------------------------------
@@ -165,9 +165,9 @@ def _pick(x: Value, hit: Value, axis: int) -> Value:
 
 
 def _average(loss: Value, weights: Value, reduction: str, dtype: DType) -> Value:
-    """As _reduced, but the mean is divided by the sum of the weights."""
+    """As reduced, but the mean is divided by the sum of the weights."""
     if reduction != "mean":
-        return _reduced(loss, reduction, dtype)
+        return reduced(loss, reduction, dtype)
     return call("cast", div(sum(loss), sum(weights)), dtype)
 
 
@@ -204,11 +204,11 @@ def nll_loss(
     hit = _is_target(x, target, axis)
     weights = _sample_weights(x, target, hit, axis, weight, ignore_index)
     picked = _pick(wide(x), hit, axis)
-    loss = _counted(mul(call("neg", picked), weights), target, ignore_index, x.shape[axis])
+    loss = counted(mul(call("neg", picked), weights), target, ignore_index, x.shape[axis])
     return _average(loss, weights, reduction, x.dtype)
 
 
-def _counted(loss: Value, target: Value, ignore_index: int, classes: int) -> Value:
+def counted(loss: Value, target: Value, ignore_index: int, classes: int) -> Value:
     """0 for samples that are ignored, NaN for a class that does not exist: a kernel cannot raise."""
     exists = logical_and(greater_equal(target, 0), less(target, classes))
     return where(not_equal(target, ignore_index), where(exists, loss, math.nan), 0.0)
@@ -264,7 +264,7 @@ def cross_entropy(
     if label_smoothing:
         uniform = _against(logits, lse, axis, _class_weights(weight, x, axis))
         loss = add(mul(loss, 1 - label_smoothing), mul(uniform, label_smoothing / x.shape[axis]))
-    loss = _counted(loss, target, ignore_index, x.shape[axis])
+    loss = counted(loss, target, ignore_index, x.shape[axis])
     return _average(loss, weights, reduction, x.dtype)
 
 
@@ -285,4 +285,4 @@ def _soft_cross_entropy(
         p = add(mul(p, 1 - label_smoothing), label_smoothing / x.shape[axis])
     weights = _class_weights(weight, x, axis)
     loss = _against(logits, logsumexp(logits, axis), axis, p if weights is None else mul(p, weights))
-    return _reduced(loss, reduction, x.dtype)
+    return reduced(loss, reduction, x.dtype)

@@ -52,7 +52,7 @@ def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:
 @define(
     "matmul",
     infer=_type,
-    lowering=Kernel("matmul"),
+    lowering=Kernel("matmul", takes=("matrix",), epilogue=True),
     ref=_ref,
     vjp=_vjp,
     samples=samples(
@@ -63,7 +63,6 @@ def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:
         Sample((randn(2, 3, 4), randn(4, 6))),
         Sample((randn(17, 33), randn(33, 1))),
     ),
-    aliases=("bmm", "mm"),
 )
 def matmul(a: Value, b: Value) -> Value:
     """NumPy's matmul: the last two axes are matrices, the others broadcast; 1-D operands are vectors.
@@ -71,6 +70,11 @@ def matmul(a: Value, b: Value) -> Value:
     float64, float32, bfloat16 or float16 (promoted to one dtype); accumulated in float32 (float64 for float64).
     """
     a, b = as_value(a), as_value(b)
+    return product(a, b, call("result_type", a.dtype, b.dtype))
+
+
+def product(a: Value, b: Value, out_dtype: DType) -> Value:
+    """matmul with its result in out_dtype: the promoted dtype, or the wider one that products accumulate in."""
     if not a.ndim or not b.ndim:
         raise ShapeError(f"needs operands with dimensions, got {a.shape} and {b.shape}")
     if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
@@ -90,7 +94,31 @@ def matmul(a: Value, b: Value) -> Value:
         batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a = call("broadcast_to", a, (*batch, *a.shape[-2:]))
         b = call("broadcast_to", b, (*batch, *b.shape[-2:]))
-    return call("reshape", make("matmul", [a, b], out_dtype=dtype).out, shape)
+    return call("reshape", make("matmul", [a, b], out_dtype=out_dtype).out, shape)
+
+
+def check_ranks(a: Value, b: Value, left: int, right: int) -> None:
+    """Raises ShapeError unless a has `left` axes and b has `right`."""
+    if a.ndim != left or b.ndim != right:
+        raise ShapeError(f"needs operands of {left} and {right} axes, got {a.shape} and {b.shape}")
+
+
+@composed(samples=samples(Sample((randn(5, 7), randn(7, 3))), Sample((randn(1, 4), randn(4, 1)))))
+def mm(a: Value, b: Value) -> Value:
+    """The product of two matrices: [M, K] @ [K, N]; no broadcasting."""
+    a, b = as_value(a), as_value(b)
+    check_ranks(a, b, 2, 2)
+    return matmul(a, b)
+
+
+@composed(samples=samples(Sample((randn(3, 4, 5), randn(3, 5, 2)))))
+def bmm(a: Value, b: Value) -> Value:
+    """Products of two equally long stacks of matrices: [B, M, K] @ [B, K, N]; no broadcasting."""
+    a, b = as_value(a), as_value(b)
+    check_ranks(a, b, 3, 3)
+    if a.shape[0] != b.shape[0]:
+        raise ShapeError(f"needs one batch size, got {a.shape} and {b.shape}")
+    return matmul(a, b)
 
 
 @composed(

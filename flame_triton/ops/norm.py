@@ -19,7 +19,7 @@ from ..ir.node import Node, Value, make
 from ..ir.op import Composite, Sample, call
 from ..types import TensorType, check_shape
 from .arithmetic import add, mul, square, sub
-from .define import Operand, as_value, define, randn, samples, wide
+from .define import Operand, as_value, composed, define, randn, samples, wide
 from .elementary import rsqrt
 from .reduce import mean, sum
 
@@ -227,3 +227,60 @@ def rms_norm(
     inputs = [x] if weight is None else [x, as_value(weight)]
     chosen = (x.dtype.eps if x.dtype.is_float else 0.0) if eps is None else float(eps)
     return make("rms_norm", inputs, dims=dims, eps=chosen, weight=weight is not None).outputs[0]
+
+
+# ---- modulation ------------------------------------------------------------------------------------------------
+
+
+def _per_sample(x: Value, v: Operand, name: str) -> Value:
+    """v for every element of x: [N, C] for x [N, ..., C], or what broadcasts to x. In x's compute type."""
+    v = as_value(v)
+    if not v.dtype.is_float:
+        raise DTypeError(f"{name} must be floating, got {v.dtype}")
+    shape = v.shape
+    if v.ndim == 2 and x.ndim > 2:
+        shape = (shape[0], *(1,) * (x.ndim - 2), shape[1])
+    if len(shape) > x.ndim or any(d not in (1, n) for d, n in zip(shape[::-1], x.shape[::-1], strict=False)):
+        raise ShapeError(f"{name} {v.shape} fits x {x.shape} neither as [N, C] nor, with another rank, by broadcasting")
+    return call("cast", call("reshape", v, shape), x.dtype.compute)
+
+
+@composed(
+    samples=samples(
+        Sample((randn(2, 3, 4), randn(2, 4, seed=1), randn(2, 4, seed=2))),
+        Sample((randn(2, 3, 4), randn(2, 1, 4, seed=1), randn(4, seed=2))),
+        Sample((randn(2, 2, 3, 4), randn(1, 4, seed=1), randn(2, 4, seed=2))),
+        Sample((randn(3, 4), randn(3, 4, seed=1), randn(1, 4, seed=2))),
+    )
+)
+def modulate(x: Operand, shift: Operand, scale: Operand) -> Value:
+    """x * (1 + scale) + shift, in x's dtype: adaLN, Peebles and Xie 2023. Mind the order: shift comes first.
+
+    x: [N, ..., C]; shift, scale: [N, C], one row for each sample, or of another rank and broadcasting to x. Computed
+    in float32 for 16-bit x and rounded once; after a norm it is part of the norm's kernel.
+    """
+    return _modulate(as_value(x), shift, scale)
+
+
+def _modulate(x: Value, shift: Operand, scale: Operand) -> Value:
+    if not x.dtype.is_float:
+        raise DTypeError(f"needs a floating tensor, got {x.dtype}")
+    shift, scale = _per_sample(x, shift, "shift"), _per_sample(x, scale, "scale")
+    return call("cast", add(mul(wide(x), add(scale, 1.0)), shift), x.dtype)
+
+
+@composed(
+    samples=samples(
+        Sample((randn(2, 3, 4), randn(2, 4, seed=1), randn(2, 4, seed=2))),
+        Sample((randn(3, 5), randn(3, 5, seed=1), randn(3, 5, seed=2)), {"eps": 0.1}),
+    )
+)
+def ada_layer_norm(x: Operand, shift: Operand, scale: Operand, eps: float = 1e-6) -> Value:
+    """modulate(layer_norm(x), shift, scale) over the last axis, without weight and bias, rounded once.
+
+    x: [N, ..., C]; shift, scale: as in `modulate`.
+    """
+    x = as_value(x)
+    if not x.ndim:
+        raise ShapeError("x must be [N, ..., C], got ()")
+    return call("cast", _modulate(layer_norm(wide(x), x.shape[-1], eps=eps), shift, scale), x.dtype)

@@ -94,10 +94,16 @@ _draw_op(
 )
 
 
-def _draw(op: str, shape: int | Sequence[int], seed: Value, **attrs: int) -> Value:
+def next_stream(seed: Value) -> int:
+    """The stream of the next draw on `seed`: each draw takes a new one."""
     _check_seed(seed)
     stream = _streams.get(seed, 0)
     _streams[seed] = stream + 1
+    return stream
+
+
+def _draw(op: str, shape: int | Sequence[int], seed: Value, **attrs: int) -> Value:
+    stream = next_stream(seed)
     return make(op, [seed[0], seed[1]], shape=check_shape(shape), stream=stream, **attrs).out
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import DTypeError, ShapeError
 from ..ir.node import Node, Value, make
 from ..ir.op import Composite, Reduce, Sample, call
-from ..types import TensorType, bool_, check_axes, int64
+from ..types import DTypeLike, TensorType, bool_, check_axes, int64
 from .define import as_value, composed, define, in_compute_type, randn, samples, wide
 
 Axis = int | Sequence[int] | None
@@ -42,6 +42,12 @@ def nonempty(x: Value, axes: tuple[int, ...]) -> None:
         raise ShapeError(f"the reduction of {x.shape} over axes {axes} is over no elements")
 
 
+def _counted(x: Any, dtype: DTypeLike | None) -> Value:
+    """x in dtype; by default integers and bools become int64."""
+    x = as_value(x)
+    return call("cast", x, dtype if dtype is not None else x.dtype if x.dtype.is_float else int64)
+
+
 def _drop_trivial(node: Node) -> Value | None:
     x = node.inputs[0]
     return x if math.prod(x.shape[a] for a in node.attrs["axes"]) == 1 else None
@@ -66,10 +72,9 @@ _axis_samples = samples(
     simplify=_drop_trivial,
     samples=_axis_samples,
 )
-def sum(x: Value, axis: Axis = None, keepdims: bool = False) -> Value:
-    """The sum over the axes (all by default). Integers and bools are summed in int64."""
-    x = as_value(x)
-    x = x if x.dtype.is_float else call("cast", x, int64)
+def sum(x: Value, axis: Axis = None, keepdims: bool = False, dtype: DTypeLike | None = None) -> Value:
+    """The sum over the axes (all by default). Integers and bools are summed in int64. dtype: cast x to it first."""
+    x = _counted(x, dtype)
     axes = check_axes(axis, x.ndim)
     return finish(make("sum", [x], axes=axes).out if axes else x, axes, keepdims)
 
@@ -97,9 +102,9 @@ def _mean_vjp(node: Node, g: Value) -> list[Value | None]:
     vjp=_mean_vjp,
     samples=_axis_samples,
 )
-def mean(x: Value, axis: Axis = None, keepdims: bool = False) -> Value:
-    """The arithmetic mean over the axes (all by default). x: floating."""
-    x = as_value(x)
+def mean(x: Value, axis: Axis = None, keepdims: bool = False, dtype: DTypeLike | None = None) -> Value:
+    """The arithmetic mean over the axes (all by default). x: floating, or cast to dtype first."""
+    x = as_value(x) if dtype is None else call("cast", as_value(x), dtype)
     if not x.dtype.is_float:
         raise DTypeError(f"needs a floating tensor, got {x.dtype}")
     axes = check_axes(axis, x.ndim)
@@ -313,10 +318,9 @@ def _prod_vjp(node: Node, g: Value) -> list[Value | None]:
         Sample((np.arange(1, 6),)),
     ),
 )
-def prod(x: Value, axis: Axis = None, keepdims: bool = False) -> Value:
-    """The product over the axes (all by default). Integers and bools are multiplied in int64."""
-    x = as_value(x)
-    x = x if x.dtype.is_float else call("cast", x, int64)
+def prod(x: Value, axis: Axis = None, keepdims: bool = False, dtype: DTypeLike | None = None) -> Value:
+    """The product over the axes (all by default). Integers and bools are multiplied in int64. dtype: cast x first."""
+    x = _counted(x, dtype)
     axes = check_axes(axis, x.ndim)
     return finish(make("prod", [x], axes=axes).out if axes else x, axes, keepdims)
 
@@ -354,7 +358,7 @@ def _norm_ref(x: np.ndarray, *, axes: tuple[int, ...], p: float) -> np.ndarray:
 
 
 def _norm_rule(g: Value, y: Value, x: Value, axes: tuple[int, ...], p: float) -> Value:
-    """sign(x) (|x| / y)^(p - 1) g, zero where y = 0; p = inf: the largest share g equally."""
+    """sign(x) (|x| / y)^(p - 1) g, zero where x = 0 or y = 0; p = inf: the largest share g equally."""
     if p == 0:
         return call("full", x.shape, 0, x.dtype)
     if p == 1:
@@ -368,7 +372,10 @@ def _norm_rule(g: Value, y: Value, x: Value, axes: tuple[int, ...], p: float) ->
     g = call("where", zero, 0.0, g)
     if p == 2:
         return call("mul", x, call("div", g, y))
-    return call("mul", call("mul", call("sign", x), call("pow", call("div", call("abs", x), y), p - 1)), g)
+    power = call("pow", call("div", call("abs", x), y), p - 1)
+    if p < 1:
+        power = call("where", call("equal", x, 0.0), 0.0, power)
+    return call("mul", call("mul", call("sign", x), power), g)
 
 
 @define(

@@ -75,7 +75,10 @@ def _softmax_rule(g: Value, y: Value, x: Value, axis: int) -> Value:
 def softmax(x: Operand, axis: int = -1, dtype: DTypeLike | None = None) -> Value:
     """e^x / sum(e^x) along the axis; dtype: cast x to it first. A slice of -inf alone gives NaN."""
     x = _floating(x, dtype)
-    return make("softmax", [x], axis=check_axis(axis, x.ndim)).out if x.ndim else call("full", (), 1.0, x.dtype)
+    a = check_axis(axis, x.ndim)
+    if not x.size:
+        return x
+    return make("softmax", [x], axis=a).out if x.ndim else call("full", (), 1.0, x.dtype)
 
 
 # ---- log_softmax -----------------------------------------------------------------------------------------------
@@ -108,7 +111,10 @@ def _log_softmax_rule(g: Value, y: Value, x: Value, axis: int) -> Value:
 def log_softmax(x: Operand, axis: int = -1, dtype: DTypeLike | None = None) -> Value:
     """log(softmax(x)) along the axis, without underflow; dtype: cast x to it first."""
     x = _floating(x, dtype)
-    return make("log_softmax", [x], axis=check_axis(axis, x.ndim)).out if x.ndim else call("full", (), 0.0, x.dtype)
+    a = check_axis(axis, x.ndim)
+    if not x.size:
+        return x
+    return make("log_softmax", [x], axis=a).out if x.ndim else call("full", (), 0.0, x.dtype)
 
 
 # ---- logsumexp -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Views: the same elements in another shape or order. No arithmetic, no copy; each is an index map over its operand.
 
 The gradient of a view is another view (or, for broadcasting, a sum): reshape <-> reshape, transpose <-> its inverse,
-slice <-> pad, broadcast_to <-> sum.
+slice <-> pad (which is in padding.py), broadcast_to <-> sum.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value, make
 from ..ir.op import Sample, View, call
-from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_shape
+from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_dimension, check_shape
 from .define import as_value, composed, define, randn, samples
 
 
@@ -48,7 +48,7 @@ def _reshape_simplify(node: Node) -> Value | None:
 @define(
     "reshape",
     infer=_reshape_type,
-    lowering=View(lambda node: _dense(node).reshape(node.type.shape)),
+    lowering=View(lambda node: _dense(node).reshape(node.type.shape), "reshape"),
     ref=lambda x, *, shape: x.reshape(shape),
     vjp=lambda node, g: [call("reshape", g, node.inputs[0].shape)],
     simplify=_reshape_simplify,
@@ -131,7 +131,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 @define(
     "transpose",
     infer=lambda x, *, axes: x.with_shape(tuple(x.shape[a] for a in axes)),
-    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"])),
+    lowering=View(lambda node: _dense(node).permute(node.attrs["axes"]), "permute"),
     ref=lambda x, *, axes: np.transpose(x, axes),
     vjp=lambda node, g: [call("transpose", g, _inverse(node.attrs["axes"]))],
     simplify=_transpose_simplify,
@@ -147,12 +147,14 @@ def transpose(x: Value, axes: Sequence[int] | None = None) -> Value:
     return x if order == tuple(range(x.ndim)) else make("transpose", [x], axes=order).out
 
 
-@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))))
+@composed(samples=samples(Sample((randn(2, 3, 4), 0, -1)), Sample((randn(2, 3), 1, 1))), aliases=("swapdims",))
 def swapaxes(x: Value, axis1: int, axis2: int) -> Value:
     """x with two axes exchanged."""
     x = as_value(x)
     order = list(range(x.ndim))
     a, b = check_axis(axis1, x.ndim, "axis1"), check_axis(axis2, x.ndim, "axis2")
+    if not x.ndim:
+        return x
     order[a], order[b] = b, a
     return transpose(x, order)
 
@@ -187,7 +189,7 @@ def _broadcast_simplify(node: Node) -> Value | None:
 @define(
     "broadcast_to",
     infer=_broadcast_type,
-    lowering=View(lambda node: _dense(node).expand(node.type.shape)),
+    lowering=View(lambda node: _dense(node).expand(node.type.shape), "axiswise", ("shape",)),
     ref=lambda x, *, shape: np.broadcast_to(x, shape),
     vjp=_broadcast_vjp,
     simplify=_broadcast_simplify,
@@ -206,7 +208,7 @@ def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
     return x if target == x.shape else make("broadcast_to", [x], shape=target).out
 
 
-# ---- slice, flip, pad ------------------------------------------------------------------------------------------
+# ---- slice, flip ------------------------------------------------------------------------------------------------
 
 
 def _slice_type(
@@ -266,7 +268,11 @@ def slice_within(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: S
 @define(
     "slice",
     infer=_slice_type,
-    lowering=View(lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"])),
+    lowering=View(
+        lambda node: _dense(node).slice(node.attrs["starts"], node.attrs["sizes"], node.attrs["steps"]),
+        "axiswise",
+        ("starts", "sizes", "steps"),
+    ),
     ref=_slice_ref,
     vjp=_slice_vjp,
     simplify=_slice_simplify,
@@ -288,7 +294,7 @@ def slice(x: Value, starts: Sequence[int], sizes: Sequence[int], steps: Sequence
 def narrow(x: Value, dim: int, start: int, length: int) -> Value:
     """`length` elements from `start` along one axis."""
     x = as_value(x)
-    axis = check_axis(dim, x.ndim, "dim")
+    axis = check_dimension(dim, x.ndim, "dim")
     begin = start + x.shape[axis] if start < 0 else start
     if not 0 <= begin <= begin + length <= x.shape[axis]:
         raise ShapeError(f"start {start}, length {length} leaves an axis of size {x.shape[axis]}")
@@ -312,44 +318,8 @@ def flip(x: Value, axis: int | Sequence[int] | None = None) -> Value:
     return slice_within(x, starts, x.shape, [-1 if a in axes else 1 for a in range(x.ndim)])
 
 
-def _pad_type(x: TensorType, *, before: tuple[int, ...], after: tuple[int, ...], fill: float) -> TensorType:
-    return x.with_shape(tuple(d + b + a for d, b, a in zip(x.shape, before, after, strict=True)))
-
-
-def _pad_ref(x: np.ndarray, *, before: Any, after: Any, fill: float) -> np.ndarray:
-    out = np.full([b + d + a for b, d, a in zip(before, x.shape, after, strict=True)], fill, x.dtype)
-    out[tuple(builtins.slice(b, b + d) for b, d in zip(before, x.shape, strict=True))] = x
-    return out
-
-
 def pad_with(x: Value, before: Sequence[int], after: Sequence[int], fill: float = 0) -> Value:
     """`fill` before and after each axis, or x itself if there is nothing to add."""
     if not any(before) and not any(after):
         return x
     return make("pad", [x], before=tuple(before), after=tuple(after), fill=fill).out
-
-
-@define(
-    "pad",
-    infer=_pad_type,
-    lowering=View(lambda node: _dense(node).pad(node.attrs["before"], node.attrs["after"])),
-    ref=_pad_ref,
-    vjp=lambda node, g: [slice_within(g, node.attrs["before"], node.inputs[0].shape)],
-    samples=samples(
-        Sample((randn(3, 4), ((1, 2), (0, 3)))),
-        Sample((randn(3, 4), ((0, 0), (2, 1))), {"value": -1.5}),
-        Sample((randn(5, 4), ((-1, 2), (0, -3)))),
-    ),
-)
-def pad(x: Value, pad_width: Sequence[tuple[int, int]], value: float = 0) -> Value:
-    """Constant padding: pad_width[i] = (before, after) of axis i, in elements; negative widths crop."""
-    x = as_value(x)
-    if len(pad_width) != x.ndim:
-        raise ShapeError(f"pad_width has {len(pad_width)} pairs for {x.ndim} axes")
-    crop = [(max(-b, 0), max(-a, 0)) for b, a in pad_width]
-    sizes = [d - b - a for d, (b, a) in zip(x.shape, crop, strict=True)]
-    if any(n < 0 for n in sizes):
-        raise ShapeError(f"pad_width {tuple(pad_width)} crops more than {x.shape} holds")
-    x = slice_within(x, [b for b, _ in crop], sizes)
-    fill = float(value) if x.dtype.is_float else int(value)
-    return pad_with(x, [max(b, 0) for b, _ in pad_width], [max(a, 0) for _, a in pad_width], fill)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from ..graph.access import views_below
+from ..graph.evaluate import region_arrays
 from ..graph.plan import Launch, Schedule, Slot
 from ..ir.graph import Graph
 from ..ir.node import Node, Value
@@ -61,16 +60,15 @@ def _read(bound: Bound, slot: Slot, value: Value) -> Array:
 def _inside(found: NonFinite, bound: Bound) -> NonFinite | None:
     """Which op inside a fused kernel is to blame: its region on the references, on what the kernel was given.
 
-    None if the region is not: it was given non-finite operands, or the matrix product in front of it made them.
+    None if the region is not: it was given non-finite operands, or the kernel in front of it made them.
     """
     bound.begin()
     for launch, call in bound.launches:
         if launch.node is found.node:
             region: Graph = found.node.attrs["region"]
             arrays = _operands(launch, bound)
-            if len(arrays) > len(region.inputs):  # the region starts from a product, which is in no memory
-                a, b = (x.astype(v.dtype.compute.numpy) for x, v in zip(arrays, found.node.inputs[:2], strict=False))
-                arrays = [np.matmul(a, b).astype(region.inputs[0].dtype.numpy), *arrays[2:]]
+            if "kernel" in found.node.attrs:  # the region starts from the kernel's result, which is in no memory
+                arrays = region_arrays(found.node, arrays, wide=False)
             inner = CheckedPlan(region).find(dict(zip(region.inputs, arrays, strict=True)))
             if inner is None or inner.given:
                 return None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 from .. import config
 from ..codegen.cache import PACKAGE, load_module
@@ -36,6 +39,24 @@ def prepare() -> None:
             "triton was imported with TRITON_INTERPRET=1 before flame_triton chose to compile kernels for the GPU; "
             "unset TRITON_INTERPRET, or set FLAME_INTERPRET=1 to interpret them"
         )
+    if interpreted:
+        _splat_flags()
+
+
+def _splat_flags() -> None:
+    """The interpreter widens a number to a block in the dtype of its handle, and the handle of a comparison keeps the
+    operands' dtype: a flag of two floats would become a float. Widen it as the bool that it is.
+    """
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    widen = InterpreterBuilder.create_splat
+
+    def create_splat(self: Any, ret_ty: Any, arg: Any) -> Any:
+        if arg.data.dtype != bool:
+            return widen(self, ret_ty, arg)
+        return TensorHandle(np.full(ret_ty.shape, arg.data.reshape(-1)[0]), arg.dtype.scalar)
+
+    InterpreterBuilder.create_splat = create_splat
 
 
 def _interpret() -> None:
@@ -56,6 +77,14 @@ def _interpret() -> None:
         setattr(module, key, wrapped[id(function)])
 
 
+_held: dict[KernelRef, Any] = {}
+
+
+def hold(ref: KernelRef, function: Any) -> None:
+    """Make `ref`, which has a digest, mean a function that its module need not have under that name."""
+    _held[ref] = function
+
+
 @cache
 def resolve(ref: KernelRef) -> Any:
     """The @jit function that `ref` names: imported, or from a generated module.
@@ -64,8 +93,8 @@ def resolve(ref: KernelRef) -> Any:
     mode.
     """
     prepare()
-    import triton
-
+    if ref in _held:
+        return _in_mode(ref, _held[ref])
     if ref.source is not None:
         module = load_module(ref.module, ref.source)
     else:
@@ -76,10 +105,23 @@ def resolve(ref: KernelRef) -> Any:
     function = getattr(module, ref.name, None)
     if function is None:
         raise CompileError(f"the module {ref.module} has no kernel called {ref.name!r}")
-    if isinstance(function, triton.JITFunction) and config.interpreted():
+    return _in_mode(ref, function)
+
+
+def _in_mode(ref: KernelRef, function: Any) -> Any:
+    """The function. Raises DeviceError if it was decorated while triton was in the other mode."""
+    import triton
+
+    compiled = isinstance(function, triton.JITFunction)
+    if compiled and config.interpreted():
         raise DeviceError(
             f"the kernel {ref.module}.{ref.name} was made for the GPU, and this process interprets kernels; import "
             "flame_triton before triton, and give every compiled-only kernel a portable twin"
+        )
+    if type(function).__name__ == "InterpretedFunction" and not config.interpreted():
+        raise DeviceError(
+            f"the kernel {ref.module}.{ref.name} was made for Triton's interpreter, and this process compiles kernels; "
+            "import flame_triton before triton"
         )
     return function
 
@@ -105,6 +147,12 @@ def parameters(ref: KernelRef) -> Parameters:
         return frozenset(names[n] if isinstance(n, int) else n for n in options.get(key) or ())
 
     return Parameters(names, named("do_not_specialize"), named("do_not_specialize_on_alignment"))
+
+
+def constexprs_of(ref: KernelRef) -> frozenset[str]:
+    """The parameters of the function that `ref` names that are annotated as constexpr."""
+    found = inspect.get_annotations(resolve(ref).fn)
+    return frozenset(n for n, a in found.items() if "constexpr" in (a if isinstance(a, str) else repr(a)))
 
 
 def known_trouble() -> str | None:

@@ -63,6 +63,7 @@ def _moved(launch: Launch) -> int:
 
 def _where(node: Node) -> str:
     place = f"{node.loc.file.rpartition('/')[2]}:{node.loc.line}"
+    place += f" in {node.loc.within}" if node.loc.within else ""
     return f"{place} (gradient of {node.origin.op.name})" if node.origin is not None else place
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ..codegen.configs import heuristic
 from ..codegen.region import Generated, generate, streams_of
 from ..errors import CompileError
-from ..graph.access import map_onto, matrix_strides, views_below
+from ..graph.access import map_onto, views_below
 from ..graph.pipeline import optimise, without_collection
 from ..graph.plan import Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import OPS, Fused, Kernel, Leaf, View
-from ..kernels.portable import matmul_configs
 from ..types import TensorType
 from .families import FAMILIES
 
@@ -34,6 +35,21 @@ def lower(graph: Graph, updates: Mapping[Value, Value], target: Target) -> Sched
     with without_collection():
         lowering = Lowering(optimise(whole, target=target), target)
         return lowering.finish(len(graph.outputs), list(updates))
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall:
+    """A node of a hand-written kernel. operands, attrs: the kernel's own; extras: what only the epilogue reads.
+
+    region: the epilogue, from the kernel's result (its first input) and the extras to the node's results.
+    """
+
+    node: Node
+    operands: tuple[Value, ...]
+    attrs: Mapping[str, Any]
+    extras: tuple[Value, ...]
+    region: Graph
+    roles: tuple[str, ...]
 
 
 class Lowering:
@@ -112,14 +128,11 @@ class Lowering:
         if isinstance(lowering, Fused) and lowering.kind == "region":
             self._region(node)
         elif isinstance(lowering, Kernel | Fused):
-            name = lowering.family if isinstance(lowering, Kernel) else lowering.kind
-            family: Callable[[Lowering, Node], None] | None = FAMILIES.get(name)
-            if name == "matmul":
-                self._matmul(node)
-            elif family is None:
-                raise CompileError(f"no kernel family is called {name!r}", op=node.op.name, loc=node.loc)
-            else:
-                family(self, node)
+            kernel = lowering if isinstance(lowering, Kernel) else node.attrs["kernel"].lowering
+            family: Callable[[Lowering, Node], None] | None = FAMILIES.get(kernel.family)
+            if family is None:
+                raise CompileError(f"no kernel family is called {kernel.family!r}", op=node.op.name, loc=node.loc)
+            family(self, node)
         else:
             raise CompileError(f"{node.op.name} was left unlowered by the passes", op=node.op.name, loc=node.loc)
 
@@ -164,58 +177,57 @@ class Lowering:
         draws = streams_of(region)
         return [draws[i].attrs["stream"] for i in kernel.streams]
 
-    def _matmul(self, node: Node) -> None:
-        a, b = node.inputs[:2]
-        region, roles = self._epilogue(node)
-        kernel = generate(region, roles, region.inputs[0])
-        extras = node.inputs[2:]
-        results = [self.slots[v] for v in node.outputs]
-        first, second = self._matrix(a), self._matrix(b)
-        batch, (m, k), n = math.prod(a.shape[:-2]), a.shape[-2:], b.shape[-1]
-        layouts = ["n" if s[-1] == 1 or s[-2] != 1 else "t" for _, s in (first, second)]
-        problem = matmul_configs.Problem(batch, m, n, k, a.dtype.name, *layouts)
-        config = matmul_configs.heuristic(problem, self.target.interpreted, self.target.arch)
-        pointers = [self.operand(v) for v in extras] + [
-            Operand(s, v.dtype) for s, v in zip(results, node.outputs, strict=True)
+    # ---- kernels with an epilogue, and operands that are not dense ------------------------------------------------
+
+    def call(self, node: Node) -> KernelCall:
+        """A kernel node taken apart: its own operands and attributes, and the epilogue it ends in."""
+        if "kernel" not in node.attrs:
+            attrs = {"shape": node.type.shape, "dtype": node.type.dtype, "name": None}
+            product = Node(OPS["input"], (), attrs, node.types, node.loc, node.origin).out
+            return KernelCall(node, node.inputs, node.attrs, (), Graph((product,), (product,)), ("full",))
+        region: Graph = node.attrs["region"]
+        count = len(node.inputs) - len(region.inputs) + 1
+        operands, extras = node.inputs[:count], node.inputs[count:]
+        return KernelCall(node, operands, node.attrs["attrs"], extras, region, node.attrs["roles"])
+
+    def emit_call(
+        self,
+        call: KernelCall,
+        kernel: KernelRef,
+        grid: tuple[int, ...],
+        args: Callable[[tuple[Argument, ...]], Sequence[Argument]],
+        constexprs: Mapping[str, object],
+        options: Mapping[str, int],
+        label: str,
+    ) -> None:
+        """Launch a kernel that ends in EPILOGUE(acc, b, m, n, mask, ptrs).
+
+        args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple holds pointers of the
+        epilogue's operands and results, the number of matrices, M, and the streams of random draws.
+        """
+        made = generate(call.region, call.roles, call.region.inputs[0])
+        results = [self.slots[v] for v in call.node.outputs]
+        shape = call.region.inputs[0].shape
+        pointers = [self.operand(v) for v in call.extras] + [
+            Operand(s, v.dtype) for s, v in zip(results, call.node.outputs, strict=True)
         ]
-        epilogue = (*pointers, batch, m, *self.streams(region, kernel))
-        args = (first[0], second[0], epilogue, m, n, k, batch, first[1][0], *first[1][1:], *second[1][1:])
-        constexprs = {
-            "EPILOGUE": reference(kernel),
-            "INPUT_PRECISION": "ieee",
-            "BLOCK_B": config.BLOCK_B,
-            "BLOCK_M": config.BLOCK_M,
-            "BLOCK_N": config.BLOCK_N,
-            "BLOCK_K": config.BLOCK_K,
-            "GROUP_M": config.GROUP_M,
-            "EVEN_K": config.even_k(k),
-        }
-        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        reads = [self.slot(v) for v in node.inputs]
+        ptrs = (*pointers, math.prod(shape[:-2]), shape[-2], *self.streams(call.region, made))
+        operands = [self.slot(v) for v in call.operands]
+        extras = [self.slot(v) for v in call.extras]
         index = len(self.launches)
-        label = "matmul" if node.op.name == "matmul" else f"matmul + {kernel.name}"
         self.emit(
-            node, KernelRef("flame_triton.kernels.portable.matmul", "matmul"), matmul_configs.grid(problem, config),
-            args, constexprs, options, reads, results, label,
+            call.node, kernel, grid, args(ptrs), {"EPILOGUE": reference(made), **constexprs}, options,
+            [*operands, *extras], results, label if "kernel" not in call.node.attrs else f"{label} + {made.name}",
         )  # fmt: skip
-        operands = reads[:2]
-        self.in_place += [(index, results[o], reads[2 + i]) for o, i in kernel.in_place if reads[2 + i] not in operands]
+        self.in_place += [(index, results[o], extras[i]) for o, i in made.in_place if extras[i] not in operands]
 
-    def _epilogue(self, node: Node) -> tuple[Graph, tuple[str, ...]]:
-        """The fused epilogue, or one that only stores."""
-        if "region" in node.attrs:
-            return node.attrs["region"], node.attrs["roles"]
-        attrs = {"shape": node.type.shape, "dtype": node.type.dtype, "name": None}
-        product = Node(OPS["input"], (), attrs, node.types, node.loc, node.origin).out
-        return Graph((product,), (product,)), ("full",)
-
-    def _matrix(self, value: Value) -> tuple[Operand, tuple[int, int, int, int, int]]:
-        """A matmul operand: pointer, and (inner batch size, two batch strides, row stride, column stride)."""
+    def strided(self, value: Value) -> tuple[Operand, tuple[int, ...]]:
+        """An operand read through one strided view: pointer to its first element, and strides in elements."""
         base = self.base(value)
-        found = matrix_strides(map_onto(value, base))
-        if found is None:
-            raise CompileError(f"{value!r} cannot be read in place by a matmul", loc=value.node.loc)
-        return Operand(self.slots[base], value.dtype, found[0]), found[1:]
+        view = map_onto(value, base).strided
+        if view is None or view.bounds is not None:
+            raise CompileError(f"{value!r} cannot be read in place", loc=value.node.loc)
+        return Operand(self.slots[base], value.dtype, view.offset), tuple(view.strides)
 
     # ---- results and state -------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from .arithmetic import (
     integer_pow,
     leading_half,
     power_of_two,
+    reciprocal,
     sqrt,
 )
 
@@ -70,6 +71,10 @@ _ERFC_F64 = coefficients(
     0.004060263624056806, -0.012843946031416012, 0.031299056518680375, -0.06310781563973361, 0.10896317739890528,
     -0.1642578166973092, 0.21871967891826488, -0.25906804876017164, 0.13699945762506138,
 )  # fmt: skip
+
+
+# sqrt(pi) x erfcx(x) in 1 / (2 x^2): 1 - h + 3 h^2 - 15 h^3 + ...
+_ERFC_SERIES = coefficients(10395.0, -945.0, 105.0, -15.0, 3.0, -1.0, 1.0)
 
 
 @triton.jit
@@ -240,6 +245,26 @@ def erfc(x):
         p += p * (d + d * d * polynomial(d, _EXPM1_F32))
     y = exp(-h * h) * p
     return tl.where(x < 0, 2.0 - y, y)
+
+
+@triton.jit
+def erfcx(x):
+    """e^(x^2) erfc(x): the polynomial of erfc, its asymptotic series beyond, 2 e^(x^2) - erfcx(-x) for x < 0."""
+    a = tl.abs(x)
+    if x.dtype == tl.float64:
+        LIMIT: tl.constexpr = 27.0
+        near = polynomial((tl.where(a > LIMIT, LIMIT, a) - 4.0) / (tl.where(a > LIMIT, LIMIT, a) + 4.0), _ERFC_F64)
+    else:
+        LIMIT: tl.constexpr = 10.0
+        c = tl.where(a > LIMIT, LIMIT, a)
+        near = polynomial(div(c - 3.75, c + 3.75), _ERFC_F32)
+    inverse = reciprocal(tl.where(a > LIMIT, a, LIMIT))
+    far = inverse * 0.5641895835477563 * polynomial(0.5 * inverse * inverse, _ERFC_SERIES)
+    y = tl.where(a > LIMIT, far, near)
+    c = tl.where(a > 30.0, 30.0, a)
+    h = leading_half(c)
+    square = exp(h * h) * exp((c - h) * (c + h))
+    return tl.where(x < 0, 2.0 * square - y, y)
 
 
 # --- powers ---

@@ -1,7 +1,7 @@
 """Device functions shared by generated kernels and hand-written ones: memory access, rounding, dot, random numbers.
 
-The mathematics stands in arithmetic.py, elementary.py and trigonometry.py and is re-exported here, so that a kernel
-needs this module alone.
+The mathematics stands in arithmetic.py, elementary.py, numeric.py, special.py and trigonometry.py and is re-exported
+here, so that a kernel needs this module alone.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from .elementary import (
     atanh,
     cosh,
     erfc,
+    erfcx,
     exp,
     exp2,
     expm1,
@@ -50,6 +51,38 @@ from .elementary import (
     sinh,
     softplus,
     tanh,
+)
+from .numeric import (
+    entr,
+    fmax,
+    fmin,
+    gcd,
+    heaviside,
+    hypot,
+    lcm,
+    left_shift,
+    logaddexp,
+    logaddexp2,
+    logit,
+    nextafter,
+    right_shift,
+    sinc,
+    xlog1py,
+    xlogy,
+)
+from .special import (
+    cot_pi,
+    digamma,
+    erfinv,
+    i0,
+    i0e,
+    i1,
+    i1e,
+    lgamma,
+    log_ndtr,
+    ndtr,
+    ndtri,
+    polygamma,
 )
 from .trigonometry import acos, asin, atan, atan2, tan
 
@@ -65,31 +98,57 @@ __all__ = [
     "atanh",
     "copysign",
     "cosh",
+    "cot_pi",
+    "digamma",
     "div",
     "dot",
+    "entr",
     "erfc",
+    "erfcx",
+    "erfinv",
     "exp",
     "exp2",
     "expm1",
     "floor_divide",
+    "fmax",
+    "fmin",
     "fmod",
+    "gcd",
+    "heaviside",
+    "hypot",
+    "i0",
+    "i0e",
+    "i1",
+    "i1e",
     "integer_pow",
     "isfinite",
     "isinf",
     "isnan",
+    "lcm",
+    "left_shift",
+    "lgamma",
     "load",
     "log",
     "log1p",
     "log2",
     "log10",
+    "log_ndtr",
+    "logaddexp",
+    "logaddexp2",
+    "logit",
     "maximum",
     "minimum",
+    "ndtr",
+    "ndtri",
     "neg",
+    "nextafter",
     "normal",
+    "polygamma",
     "pow",
     "randint_bits",
     "reciprocal",
     "remainder",
+    "right_shift",
     "round",
     "round_bf16",
     "round_fp16",
@@ -97,6 +156,7 @@ __all__ = [
     "sigmoid",
     "sign",
     "signbit",
+    "sinc",
     "sinh",
     "softplus",
     "sqrt",
@@ -106,6 +166,8 @@ __all__ = [
     "to_compute",
     "trunc",
     "uniform",
+    "xlog1py",
+    "xlogy",
 ]
 
 
@@ -156,6 +218,16 @@ def store(ptr, offsets, value, mask=None):
         tl.store(ptr + offsets, value != 0, mask=mask)
     else:
         tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def flag(x):
+    """A bool that & and | take. In the interpreter the result of comparing scalars keeps the operands' own type behind
+    its int1, and a block made of it would hold floats."""
+    if INTERPRETED:
+        return x.to(tl.int32).to(tl.int1)
+    else:
+        return x
 
 
 # --- rounding ---

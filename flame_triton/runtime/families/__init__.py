@@ -10,14 +10,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...ir.node import Node
-from . import foreach, indexing, scan, sort
+from . import attention, conv, custom, foreach, indexing, matmul, scan, sort
 
 if TYPE_CHECKING:
     from ..lower import Lowering
 
 FAMILIES: dict[str, Callable[[Lowering, Node], None]] = {
+    **custom.FAMILIES,
+    **conv.FAMILIES,
+    **attention.FAMILIES,
     **foreach.FAMILIES,
     **indexing.FAMILIES,
+    **matmul.FAMILIES,
     **scan.FAMILIES,
     **sort.FAMILIES,
 }

@@ -1,0 +1,127 @@
+"""Run the kernels of sample calls with every buffer in an allocation of its own, for compute-sanitizer.
+
+A program keeps its values in one arena, where a read past the end of a value finds its neighbour. Here each slot gets
+its own memory of exactly its size, so that the memory checker sees what a kernel really touches:
+
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=. compute-sanitizer --tool memcheck --error-exitcode 9 \
+        python tests/sanitize.py scaled_dot_product_attention conv
+
+Arguments: beginnings of the names of public functions; their samples and gradients are run in every dtype, and so are
+the tail shapes below. Run it once without the sanitizer first: the kernels are then compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+import flame_triton as ft
+from flame_triton.config import interpreted
+from flame_triton.graph.evaluate import leaf_array
+from flame_triton.graph.plan import Operand, Slot
+from flame_triton.ir.graph import Graph
+from flame_triton.runtime.device import device, target
+from flame_triton.runtime.launch import bind, extent, table_array, tables_of
+from flame_triton.runtime.lower import lower
+from flame_triton.testing import cases
+
+DEVICE = "cpu" if interpreted() else "cuda"
+TORCH = {d: getattr(torch, d) for d in ("float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool")}
+TAILS = (1, 3, 17, 63, 65, 129)
+
+
+def _memory(nbytes: int) -> torch.Tensor:
+    return torch.full((nbytes,), 0xFF, dtype=torch.uint8, device=DEVICE)  # NaN in every floating dtype
+
+
+def run(graph: Graph, arrays: list[np.ndarray]) -> int:
+    """Every launch of the graph on memory of its own; how many there were."""
+    schedule = lower(graph, {}, target(device(None)))
+    memory: dict[Slot, torch.Tensor] = {}
+
+    def of(slot: Slot) -> torch.Tensor:
+        if slot.root not in memory:
+            memory[slot.root] = _memory(slot.root.nbytes)
+        return memory[slot.root]
+
+    def view(operand: Operand) -> torch.Tensor:
+        flat = of(operand.slot).view(TORCH[operand.dtype.name])
+        reach = extent(operand.slot, operand)
+        return flat[operand.offset : operand.offset + reach.size] if reach.size else flat
+
+    fed = dict(zip(graph.inputs, arrays, strict=True))
+    for table, values in (
+        (schedule.inputs, fed),
+        (schedule.constants, {v: leaf_array(v.node) for v in schedule.constants}),
+    ):
+        for value, slot in table.items():
+            data = np.ascontiguousarray(values[value].astype(value.dtype.numpy))
+            if data.size:
+                of(slot).copy_(torch.from_numpy(data.reshape(-1).view(np.uint8)).to(DEVICE))
+    tables = {}
+    for table in tables_of(schedule.launches):
+        data = table_array(table, lambda operand: view(operand).data_ptr())
+        tables[table] = torch.from_numpy(np.ascontiguousarray(data)).to(DEVICE)
+    for launch in schedule.launches:
+        bind(launch, view, tables)()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+    return len(schedule.launches)
+
+
+def with_gradients(inputs: list[ft.Value], outputs: list[ft.Value]) -> Graph:
+    floating = [v for v in outputs if v.dtype.is_float]
+    wrt = [v for v in inputs if v.dtype.is_float]
+    if not floating or not wrt:
+        return Graph(tuple(inputs), tuple(outputs))
+    total = sum((ft.sum(ft.cast(v, "float32")) for v in floating), start=ft.zeros(()))
+    return Graph(tuple(inputs), (*outputs, *ft.grad(total, wrt, allow_unused=True)))
+
+
+def samples(prefixes: list[str], dtype: str) -> Iterator[tuple[str, Graph, list[np.ndarray]]]:
+    for case in cases():
+        if any(case.name.startswith(p) for p in prefixes):
+            inputs = case.inputs(dtype)
+            yield str(case), with_gradients(inputs, case.call(*inputs)), case.arrays
+
+
+def tails(prefixes: list[str], dtype: str) -> Iterator[tuple[str, Graph, list[np.ndarray]]]:
+    """Attention and convolution over sizes around their blocks."""
+    rng = np.random.default_rng(0)
+
+    def problem(name: str, shapes: list[tuple[int, ...]], function) -> tuple[str, Graph, list[np.ndarray]]:
+        inputs = [ft.input(s, dtype) for s in shapes]
+        return name, with_gradients(inputs, [function(*inputs)]), [rng.standard_normal(s) for s in shapes]
+
+    if any("scaled_dot_product_attention".startswith(p) for p in prefixes):
+        for length, keys, width in [(n, TAILS[-1 - i], w) for i, n in enumerate(TAILS) for w in (8, 40, 64, 72, 128)]:
+            q, k = (2, 2, length, width), (2, 2, keys, width)
+            yield problem(f"attention {length}x{keys}x{width}", [q, k, k], ft.scaled_dot_product_attention)
+        q = (1, 2, 129, 64)
+        yield problem("causal attention", [q, q, q],
+                      lambda q, k, v: ft.scaled_dot_product_attention(q, k, v, is_causal=True))  # fmt: skip
+    if any("conv2d".startswith(p) for p in prefixes):
+        for channels, size in [(c, TAILS[-1 - i] % 40) for i, c in enumerate(TAILS)]:
+            x, w = (2, channels, size + 3, size + 2), (17, channels, 3, 3)
+            yield problem(f"conv2d {x} {w}", [x, w], lambda x, w: ft.conv2d(x, w, padding=1))
+            yield problem(f"conv2d {x} {w} stride 2", [x, w], lambda x, w: ft.conv2d(x, w, stride=2, padding=1))
+
+
+def main(prefixes: list[str]) -> None:
+    count = launches = 0
+    for dtype in ("float32", "bfloat16"):
+        for source in (samples, tails):
+            for name, graph, arrays in source(prefixes, dtype):
+                try:
+                    launches += run(graph, arrays)
+                except Exception as error:
+                    raise RuntimeError(f"{name} in {dtype}") from error
+                count += 1
+    print(f"{count} graphs, {launches} launches, each buffer in an allocation of its own: no error raised")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or [""])
