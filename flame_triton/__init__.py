@@ -141,9 +141,9 @@ from .ops.elementary import (
     exp2,
     expm1,
     log,
+    log10,
     log1p,
     log2,
-    log10,
     rsqrt,
     sigmoid,
     sin,
@@ -555,6 +555,9 @@ cat = concat
 clip = clamp
 concatenate = concat
 detach = stop_gradient
+take_along_dim = take_along_axis
+rand_like = uniform_like
+randn_like = normal_like
 divide = div
 eq = equal
 expand = broadcast_to
@@ -571,7 +574,6 @@ power = pow
 repeat_interleave = repeat
 subtract = sub
 true_divide = div
-# Of the mathematics in matrix products, special functions, statistics and views.
 adjoint = matrix_transpose
 array_split = tensor_split
 broadcast_arrays = broadcast_tensors
@@ -590,10 +592,7 @@ sgn = sign
 trapz = trapezoid
 gammaln = lgamma
 psi = digamma
-take_along_dim = take_along_axis
 swish = silu
-rand_like = uniform_like
-randn_like = normal_like
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -659,58 +658,49 @@ __all__ = [
     "chunk", "concat", "repeat", "roll", "split", "stack", "tile", "unbind",
     # indexing
     "embedding", "gather", "index_select", "one_hot", "scatter_add", "take", "tril", "triu",
+    # sampling and dropout
+    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
+    "uniform_like", "rand_like", "randn_like", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
+    "feature_alpha_dropout", "gumbel_softmax", "rrelu",
+    # scan
+    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp",
+    # scatter
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
+    "embedding_bag", "take_along_axis", "take_along_dim",
+    # sort
+    "argsort", "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile",
+    "searchsorted", "sort", "topk",
     # random
     "bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform",
     # foreach
     "foreach", "foreach_sum",
     # other names
     "absolute", "amax", "amin", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "astype",
-    "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt",
+    "bmm", "cat", "clip", "concatenate", "detach", "divide", "eq", "expand", "ge", "gt", "le", "lt", "mm",
     "multiply", "ne", "negative", "permute", "permute_dims", "power", "repeat_interleave", "subtract", "true_divide",
-    # more of matmul
-    "bmm", "mm",
-    # einsum
-    "einsum", "tensordot",
-    # matrix
-    "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye", "indices",
-    "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander",
-    # linear algebra
-    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron",
-    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
-    # distance
-    "cdist", "cosine_similarity", "dist", "pairwise_distance",
-    # shape
-    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
-    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze",
-    # parts
-    "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
-    # ranges
-    "geomspace", "linspace", "logspace",
-    # other names of mathematics
-    "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy", "ger", "movedim", "row_stack", "swapdims",
-    "vdot", "view_as",
-    "custom_op", "fused",
-    "rint", "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod",
-    "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp",
-    "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and",
-    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax",
-    "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp",
-    "std_mean", "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz",
-    "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp", "argsort",
-    "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile", "searchsorted",
-    "sort", "topk",
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
-    "polygamma", "gammaln", "psi",
-    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
-    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "index_put",
-    "embedding_bag", "take_along_axis", "take_along_dim",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm",
-    "lp_pool1d", "lp_pool2d", "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d",
-    "max_unpool3d", "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear",
-    "upsample_nearest", "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle",
-    "pixel_unshuffle", "unpatchify",
+    "einsum", "tensordot", "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye",
+    "indices", "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander", "addbmm",
+    "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron", "matrix_norm",
+    "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm", "cdist", "cosine_similarity", "dist",
+    "pairwise_distance", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as",
+    "fliplr", "flipud", "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten",
+    "unsqueeze", "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit",
+    "vstack", "geomspace", "linspace", "logspace", "adjoint", "array_split", "broadcast_arrays", "contiguous", "copy",
+    "ger", "movedim", "row_stack", "swapdims", "vdot", "view_as", "custom_op", "fused", "rint", "addcdiv", "addcmul",
+    "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac", "heaviside", "hypot",
+    "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nextafter",
+    "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy", "bitwise_and", "bitwise_left_shift", "bitwise_not",
+    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd", "lcm", "aminmax", "average", "corrcoef",
+    "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin", "nansum", "ptp", "std_mean",
+    "trapezoid", "var_mean", "bitwise_invert", "expit", "fix", "sgn", "trapz", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "digamma", "erfcx", "erfinv", "i0", "i0e", "i1",
+    "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri", "polygamma", "gammaln", "psi", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "fold", "interpolate", "local_response_norm", "lp_pool1d", "lp_pool2d",
+    "lp_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
+    "sliding_window_view", "unfold", "unfold_axis", "upsample", "upsample_bilinear", "upsample_nearest",
+    "affine_grid", "channel_shuffle", "grid_sample", "patchify", "pixel_shuffle", "pixel_unshuffle", "unpatchify",
     "batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats",
     "ada_layer_norm", "apply_rotary_emb", "binary_cross_entropy", "celu", "cosine_embedding_loss",
     "gaussian_nll_loss", "geglu", "hardshrink", "hardsigmoid", "hardtanh", "hinge_embedding_loss", "kl_div",
@@ -719,8 +709,5 @@ __all__ = [
     "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
     "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
     "weight_norm",
-    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
-    "uniform_like", "rand_like", "randn_like", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
-    "feature_alpha_dropout", "gumbel_softmax", "rrelu",
 ]
 # fmt: on

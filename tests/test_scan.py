@@ -1,4 +1,4 @@
-"""Scans through their kernels: any length, rows and columns, carries between blocks, ties, NaN, zeros, both directions."""
+"""Scans through their kernels: any length, rows and columns, carries, ties, NaN, zeros, both directions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flame_triton.kernels.portable import scan
 from flame_triton.testing import TOLERANCE, assert_close, check_grads
 
 DEVICE = "interpreter" if config.interpreted() else "cuda"
-TAILS = (1, 3, 17, 31, 32, 33)
+TAILS = (1, 3, 15, 16, 17)
 BLOCKS = [scan.Config(4, 8, 1), scan.Config(1, 32, 1), scan.Config(8, 16, 1)]
 
 
@@ -44,11 +44,11 @@ def test_cumsum_of_every_dtype(rng: np.random.Generator, dtype: str, inner: int,
 
 
 @pytest.mark.parametrize("length", TAILS)
-@pytest.mark.parametrize("inner", [1, 3, 9])
+@pytest.mark.parametrize("inner", [1, 3])
 def test_tails(rng: np.random.Generator, length: int, inner: int) -> None:
-    shape = (5, length, inner)
+    shape = (3, length, inner)
     x, a = rng.standard_normal(shape), rng.uniform(-1, 1, shape)
-    pick = scan.Config(4, 16, 1)
+    pick = scan.Config(2, 8, 1)
     (got,) = run(scan.cumulate, [x], ["float64"], shape, pick, PRODUCT=True, REVERSE=False)
     np.testing.assert_allclose(got, np.cumprod(x, 1), rtol=1e-12)
     (got,) = run(scan.logcumsumexp, [x], ["float64"], shape, pick)

@@ -69,7 +69,7 @@ def _extreme_vjp(node: Node, g: Value) -> list[Value | None]:
     ),
 )
 def scatter_extreme_rows(index: Operand, values: Operand, rows: int, smallest: bool = False) -> Value:
-    """[rows, width], row r being the largest (smallest) of values[i] where index[i] = r; index: [n], values: [n, width].
+    """[rows, width], row r being the largest (smallest) of values[i] where index[i] = r; values: [n, width].
 
     Without any, -inf (inf), or the least (largest) integer. NaN counts as the extreme; equal ones share the gradient.
     """
@@ -477,11 +477,11 @@ def bincount(x: Operand, weights: Operand | None = None, minlength: int = 0) -> 
         raise ShapeError(f"x must have one axis, got {x.shape}")
     if minlength < 1:
         raise ArgumentError("minlength must say how many to count")
-    weights = call("ones", x.shape, int64) if weights is None else as_value(weights)
-    if weights.shape != x.shape:
-        raise ShapeError(f"weights must be {x.shape}, got {weights.shape}")
+    added = call("ones", x.shape, int64) if weights is None else as_value(weights)
+    if added.shape != x.shape:
+        raise ShapeError(f"weights must be {x.shape}, got {added.shape}")
     index = where(call("less", x, 0), minlength, x)
-    return reshape(scatter_add_rows(index, reshape(weights, (x.size, 1)), minlength), (minlength,))
+    return reshape(scatter_add_rows(index, reshape(added, (x.size, 1)), minlength), (minlength,))
 
 
 @composed(

@@ -331,8 +331,8 @@ def quantile(
 ) -> Value:
     """The element that q of the others lie below, 0 <= q <= 1: number q (n - 1) in order along the axis (None: of all).
 
-    Between two elements: "linear", "lower", "higher", "midpoint" or "nearest". Several q: a new first axis. NaN if there
-    is one. Hyndman and Fan 1996, type 7.
+    Between two elements: "linear", "lower", "higher", "midpoint" or "nearest". Several q: a new first axis. NaN if
+    there is one. Hyndman and Fan 1996, type 7.
     """
     return _quantile(x, q, axis, keepdims, interpolation, False)
 

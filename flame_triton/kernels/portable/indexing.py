@@ -46,7 +46,8 @@ def scatter_add_rows(
 
     grad: [n_index, width], row stride stride_grad; index: [n_index], out-of-range ones add nothing; out:
     [n_rows, width], row stride stride_out; inner strides 1. Every element of out is written. Sums run in float32
-    (float64 if grad or out is float64, int64 for integers), in index order by blocks of BLOCK_I, within a block in a fixed tree order.
+    (float64 if grad or out is float64, int64 for integers), in index order by blocks of BLOCK_I, within a block in a
+    fixed tree order.
 
     A program owns BLOCK_R rows and BLOCK_W columns of out. It looks through the indices SCAN at a time (a multiple of
     BLOCK_I) and reads gradient rows only where one of its own rows occurs. Launch `scatter_grid(...)`.

@@ -44,13 +44,14 @@ def segment_reduce(
     x_ptr, sorted_ptr, order_ptr, out_ptr, n_index, n_rows, width, steps,
     KIND: tl.constexpr, EMPTY: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_I: tl.constexpr,
 ):  # fmt: skip
-    """out[r, :] = the sum ("sum"), largest ("max") or smallest ("min") of x[i, :] over all i with index[i] = r.
+    """out[r, :] = the sum ("sum"), largest ("max") or smallest ("min") of all x[i, :] with index[i] = r.
 
-    x: [n_index, width]; sorted: the indices in ascending order, -n_rows .. -1 counting from the end, others that name no
-    row unused; order: int64, where each came from; out: [n_rows, width]; all contiguous. A row without any gets EMPTY
-    (integers) or 0, -inf, inf (floats). steps: halvings that bring n_index to nothing. Floats are combined in float32
-    (float64 if x is), integers in int64; first those of negative indices, then the rest, each in index order by blocks
-    of BLOCK_I, within a block in a fixed tree order. Launch `grid(...)`.
+    x: [n_index, width]; sorted: the indices in ascending order, -n_rows .. -1 counting from the end, others that name
+    no row unused; order: int64, where each came from; out: [n_rows, width]; all contiguous. A row without any gets 0,
+    -inf or inf, integers EMPTY for "max" and "min". steps: halvings that bring n_index to nothing.
+
+    Floats are combined in float32 (float64 if x is), integers in int64: first those of negative indices, then the
+    rest, each in index order by blocks of BLOCK_I, within a block in a fixed tree order. Launch `grid(...)`.
     """
     tiles_w = tl.cdiv(width, BLOCK_W)
     r = (tl.program_id(0) // tiles_w).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -108,11 +109,11 @@ def grid(n_rows: int, width: int, config: Config) -> tuple[int]:
 
 
 def heuristic(n_rows: int, width: int, interpreted: bool) -> Config:
-    """Compiled: 1024 elements a step, of one row if rows are wide, of many if they are narrow.
+    """Compiled: 512 elements a step, of one row if rows are wide, of many if they are narrow.
 
     Interpreted: 2^16 elements a step.
     """
     block_w = min(_power_of_two(width), 64)
-    block_i = 16 if block_w >= 64 else 4
-    held = (1 << 16 if interpreted else 1 << 10) // (block_w * block_i)
+    block_i = 8 if block_w >= 64 else 4
+    held = (1 << 16 if interpreted else 1 << 9) // (block_w * block_i)
     return Config(min(_power_of_two(n_rows), held), block_w, block_i, 1 if interpreted else 4)

@@ -106,7 +106,7 @@ def merge_runs(
     halvings that bring `run` to nothing. BLOCK elements a program, whatever their row; launch `merge_grid(...)`.
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = at // length < rows
+    mask = at < tl.cast(rows, tl.int64) * length
     n = at % length
     row = at - n
     value = lib.load(x_ptr, at, mask, 0)
@@ -181,7 +181,7 @@ def steps(size: int) -> int:
 
 
 def heuristic(rows: int, length: int, itemsize: int, interpreted: bool) -> Config:
-    """Chunks of 1024 packed keys in registers, or of 32 ranked ones for types of 64 bits. Interpreted: larger blocks."""
+    """Chunks of 1024 packed keys, or of 32 ranked ones for types of 64 bits. Interpreted: larger blocks."""
     if interpreted:
         chunk = min(_power_of_two(length), 64)
         packed = itemsize <= 4 and rows * length <= 256  # the network is slow there
