@@ -290,7 +290,7 @@ CREATION: dict[str, Adapter] = {
     "new_ones": via("ones", new),
     "new_full": via("full", new_full),
     "full": via("full", full),
-    "fill": via("full_like", filled_with),
+    "fill": via("full_like", filled_with, static=(1, "value")),
     "arange": via("arange", counted),
     "eye": via("eye", eye),
     "linspace": via("linspace", linspace),
