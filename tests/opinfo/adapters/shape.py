@@ -161,7 +161,7 @@ def full(f: Any, shape: Any, value: Any, dtype: Any = None) -> Any:
 
 
 def filled_with(f: Any, x: Any, value: Any) -> Any:
-    return f(x, number(value))
+    return f(x, value if isinstance(value, bool) else number(value))
 
 
 def counted(f: Any, *args: Any, end: Any = None, dtype: Any = None) -> Any:
