@@ -272,7 +272,7 @@ ADAPTERS: dict[str, Adapter] = {
     **in_functional("rms_norm", rms_norm),
     **in_functional("group_norm", group_norm),
     **in_functional("instance_norm", instance_norm),
-    **in_functional("batch_norm batch_norm/without_cudnn", batch_norm, "batch_norm"),
+    **in_functional("batch_norm", batch_norm),
     **in_functional("normalize", normalized),
     **in_functional("cosine_similarity", similarity),
     **in_functional("pairwise_distance", activation),

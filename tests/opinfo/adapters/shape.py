@@ -161,7 +161,7 @@ def full(f: Any, shape: Any, value: Any, dtype: Any = None) -> Any:
 
 
 def filled_with(f: Any, x: Any, value: Any) -> Any:
-    return f(x, number(value))
+    return f(x, value if isinstance(value, bool) else number(value))
 
 
 def counted(f: Any, *args: Any, end: Any = None, dtype: Any = None) -> Any:
@@ -290,7 +290,7 @@ CREATION: dict[str, Adapter] = {
     "new_ones": via("ones", new),
     "new_full": via("full", new_full),
     "full": via("full", full),
-    "fill": via("full_like", filled_with),
+    "fill": via("full_like", filled_with, static=(1, "value")),
     "arange": via("arange", counted),
     "eye": via("eye", eye),
     "linspace": via("linspace", linspace),
