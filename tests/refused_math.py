@@ -42,6 +42,7 @@ MATRICES = [
     ("dot", lambda: ft.dot(f(3), f(2)), ShapeError, "one length"),
     ("outer", lambda: ft.outer(f(3, 1), f(2)), ShapeError, "1 and 1 axes"),
     ("cross", lambda: ft.cross(f(3, 2), f(3, 2)), ShapeError, "size 3"),
+    ("cross", lambda: ft.cross(f(5, 3), f(5, 1)), ShapeError, "size 3"),
     ("mv", lambda: ft.mv(f(3), f(3)), ShapeError, "2 and 1 axes"),
     ("addmm", lambda: ft.addmm(f(4), f(2, 3), f(3, 5)), ShapeError, "broadcast"),
     ("addmm", lambda: ft.addmm(f(5), f(2, 3, 4), f(4, 5)), ShapeError, "2 and 2 axes"),
@@ -93,6 +94,7 @@ SHAPES = [
     ("repeat", lambda: ft.repeat(f(5), (1, 2)), ShapeError, "2 repeats for 5"),
     ("linspace", lambda: ft.linspace(0, 1, -1), ArgumentError, "num"),
     ("logspace", lambda: ft.logspace(0, 1, dtype="bool"), DTypeError, "bool"),
+    ("linspace", lambda: ft.linspace(f(2), 1.0), ArgumentError, "numbers"),  # pyright: ignore[reportArgumentType]
     ("geomspace", lambda: ft.geomspace(-1, 1), ArgumentError, "one sign"),
 ]
 NUMERIC = [

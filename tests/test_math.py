@@ -176,6 +176,14 @@ def test_polygamma(n: int) -> None:
     assert np.max(np.abs(launched(lambda v: ft.polygamma(n, v), x) - want) / size) < 1e-12
 
 
+def test_polygamma_at_its_poles() -> None:
+    x = np.array([0.0, -0.0, -1.0, -3.0])
+    for run in (evaluated, launched):
+        for n in (1, 2, 3):
+            want = np.full(4, np.inf if n % 2 else -np.inf)
+            np.testing.assert_array_equal(run(lambda v, n=n: ft.polygamma(n, v), x), want)
+
+
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 2.0, 30.0, -30.0, 1e300, -1e300, 1e-300, np.inf, -np.inf, np.nan])
 INFINITE_IN_TORCH = {"i0": "torch gives NaN at infinity, where the function is infinite", "i1": "as i0"}
 TWO = "copysign heaviside fmax fmin hypot logaddexp logaddexp2 xlogy xlog1py fmod".split()
@@ -367,6 +375,7 @@ def test_slopes_at_special_points() -> None:
     assert slope(ft.fmax, 1.0, 1.0) == [1.0, 0.0]
     assert slope(ft.fmax, math.nan, 1.0) == [0.0, 1.0]
     assert slope(ft.fmin, 1.0, math.nan) == [1.0, 0.0]
+    assert slope(ft.nextafter, 1.0, 2.0) == [1.0, 0.0]
     assert slope(ft.sinc, 0.0) == [0.0]
     assert slope(ft.sinc, 0.0, order=2) == pytest.approx([-(math.pi**2) / 3])
     assert slope(ft.i1, 0.0) == [0.5]

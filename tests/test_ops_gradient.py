@@ -49,7 +49,7 @@ def test_every_gradient_rule_is_reached() -> None:
         and not op.unique
         and name not in seen
     }
-    assert missing <= {"stop_gradient", "fused", "fused_kernel"}
+    assert missing <= {"stop_gradient", "fused", "fused_kernel", "nextafter"}  # no 16-bit floats: see test_math
 
 
 def _with_gradients(case: Case) -> list[ft.Value]:

@@ -10,7 +10,7 @@ from ..ir.op import Sample, call
 from ..types import DTypeLike, bool_, float32, float64
 from ..types import dtype as as_dtype
 from .arithmetic import add, mul, sub
-from .define import composed, samples
+from .define import composed, is_scalar, samples
 from .logic import where
 
 _spans = samples(
@@ -23,6 +23,9 @@ _spans = samples(
 
 def _steps(start: float, stop: float, num: int, endpoint: bool) -> Value:
     """start + i (stop - start) / (n - 1), in float64."""
+    if not is_scalar(start) or not is_scalar(stop):
+        raise ArgumentError(f"start and stop must be numbers, got {start!r} and {stop!r}")
+    start, stop = float(start), float(stop)
     if not isinstance(num, int) or num < 0:
         raise ArgumentError(f"num must be a non-negative int, got {num!r}")
     intervals = num - 1 if endpoint else num
@@ -31,7 +34,7 @@ def _steps(start: float, stop: float, num: int, endpoint: bool) -> Value:
     forward = add(mul(i, step), start)
     if not endpoint or num < 2:
         return forward
-    return where(call("less", i, num / 2), forward, sub(float(stop), mul(sub(float(num - 1), i), step)))
+    return where(call("less", i, num / 2), forward, sub(stop, mul(sub(float(num - 1), i), step)))
 
 
 @composed(samples=_spans)
@@ -43,7 +46,7 @@ def linspace(start: float, stop: float, num: int = 50, endpoint: bool = True, dt
     chosen = as_dtype(dtype or float32)
     if chosen is bool_:
         raise DTypeError("cannot count in bool")
-    return call("cast", _steps(float(start), float(stop), num, endpoint), chosen)
+    return call("cast", _steps(start, stop, num, endpoint), chosen)
 
 
 @composed(samples=_spans)
@@ -59,7 +62,7 @@ def logspace(
     chosen = as_dtype(dtype or float32)
     if chosen is bool_:
         raise DTypeError("cannot count in bool")
-    return call("cast", call("pow", float(base), _steps(float(start), float(stop), num, endpoint)), chosen)
+    return call("cast", call("pow", float(base), _steps(start, stop, num, endpoint)), chosen)
 
 
 @composed(

@@ -171,6 +171,8 @@ def polygamma(x: np.ndarray, *, n: int) -> np.ndarray:
     y = -((-1.0) ** n) * math.factorial(n) * total
     c = 1 / np.tan(np.pi * (x - np.rint(x)))
     turned = (-1.0) ** n * y - np.pi ** (n + 1) * np.polynomial.polynomial.polyval(c, cotangent_derivative(n))
+    pole = (x <= 0) & (x == np.floor(x))
+    turned = np.where(pole, np.inf if n % 2 else -np.inf, turned)
     return np.where(x > 0, y, np.where(np.isnan(x), x, turned)).astype(dtype)
 
 

@@ -54,7 +54,9 @@ def _polygamma_expr(node: Node) -> str:
     for c in lower:
         text = f"({text} * lib.cot_pi({{0}}) + {c!r})"
     half = f"lib.polygamma({{0}}, {n}, {float(math.factorial(n))!r})"
-    return f"({half} - tl.where({{0}} > 0, 0.0, {text} * {math.pi ** (n + 1)!r}))"
+    value = f"{half} - tl.where({{0}} > 0, 0.0, {text} * {math.pi ** (n + 1)!r})"
+    pole = "({0} <= 0) & (tl.floor({0}) == {0})"
+    return f'tl.where({pole}, float("{"" if n % 2 else "-"}inf"), {value})'
 
 
 def _polygamma_type(x: TensorType, *, n: int) -> TensorType:
