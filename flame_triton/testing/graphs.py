@@ -27,6 +27,7 @@ from ..types import DTypeLike
 from .cases import Case, cases
 
 MAX_SIZE = 3000  # elements of one value
+TURNS = 3  # functions between the first one of a seed and that of the next, so that 3 moves a graph miss none
 LARGE = 4.0  # a value beyond this is squashed
 INEXACT = {"normal", "foreach_sum"}
 """Left out: float32 arithmetic inside, whatever the dtype of the graph, or summed in another order by design."""
@@ -63,14 +64,14 @@ class _Builder:
         self.called: list[str] = []
         table = by_function() if whole else {}
         names = [str(n) for n in np.random.default_rng(0).permutation(sorted(table))]
-        self.table, self.names, self.turn = table, names, seed * 4
+        self.table, self.names, self.turn = table, names, seed * TURNS
 
     def pick(self) -> Value:
         return self.pool[int(self.rng.integers(0, len(self.pool)))]
 
-    def move(self) -> None:
-        """One more value, if the move that chance takes can be made."""
-        if self.names and self.rng.random() < 0.5:
+    def move(self, number: int) -> None:
+        """One more value, if the move that chance takes can be made; every other one calls the next function."""
+        if self.names and number % 2 == 0:
             name = self.names[self.turn % len(self.names)]
             self.turn += 1
             case = self.table[name][int(self.rng.integers(0, len(self.table[name])))]
@@ -153,8 +154,8 @@ def random_graph(
     arithmetic, views, reductions and products, whose results do not jump where float32 rounds.
     """
     builder = _Builder(seed, dtype, whole)
-    for _ in range(size):
-        builder.move()
+    for number in range(size):
+        builder.move(number)
     return builder.finish(derivative)
 
 
