@@ -228,7 +228,7 @@ def test_contributing_example_runs() -> None:
     """In a process of its own, because it adds an op to the registry."""
     script = "from flame_triton import testing\nfrom flame_triton.ops import elementary\n"
     script += "globals().update(vars(elementary))\n"
-    script += code_blocks("CONTRIBUTING.md") + "testing.check_grads(softsign, (3, 5))\n"
+    script += code_blocks("CONTRIBUTING.md") + "testing.check_grads(squareplus, (3, 5))\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -280,7 +280,7 @@ def wgrad(
     mask = (row < K)[:, None] & column_ok[None, :]
     first = (part.to(tl.int64) * GROUPS + group) * K + row
     b = first[:, None] * (KERNEL[0] * KERNEL[1]) + _row(tap // KERNEL[2], FLAT)
-    # m and n hang on the column alone; the epilogue leaves b out where there is one batch, and still needs the whole tile
+    # m and n hang on the column alone; where there is one batch, the epilogue needs the whole tile from them
     EPILOGUE(acc, b, _row(r_w, FLAT) + row[:, None] * 0, c[None, :], mask, ptrs)
 
 
