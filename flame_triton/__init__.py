@@ -112,6 +112,15 @@ from .ops.distance import (
     dist,
     pairwise_distance,
 )
+from .ops.dropout import (
+    alpha_dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+    gumbel_softmax,
+    rrelu,
+)
 from .ops.einsum import (
     einsum,
     tensordot,
@@ -397,6 +406,18 @@ from .ops.resize import (
     upsample_bilinear,
     upsample_nearest,
 )
+from .ops.sampling import (
+    cauchy,
+    exponential,
+    geometric,
+    gumbel,
+    laplace,
+    log_normal,
+    multinomial,
+    normal_like,
+    randperm,
+    uniform_like,
+)
 from .ops.scan import (
     cummax,
     cummin,
@@ -571,6 +592,8 @@ gammaln = lgamma
 psi = digamma
 take_along_dim = take_along_axis
 swish = silu
+rand_like = uniform_like
+randn_like = normal_like
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -696,5 +719,8 @@ __all__ = [
     "selu", "soft_margin_loss", "softshrink", "softsign", "spectral_norm", "standardize_weight", "swiglu", "swish",
     "tanhshrink", "threshold", "timestep_embedding", "triplet_margin_loss", "triplet_margin_with_distance_loss",
     "weight_norm",
+    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
+    "uniform_like", "rand_like", "randn_like", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d",
+    "feature_alpha_dropout", "gumbel_softmax", "rrelu",
 ]
 # fmt: on

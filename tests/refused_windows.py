@@ -63,6 +63,7 @@ REFUSED = [
     ("pad", lambda: ft.pad(f(0), (1, 0), mode="edge"), ShapeError, "edge"),
     ("pad", lambda: ft.pad(f(5), (1, 1), mode="mirror"), ArgumentError, "mode must be"),
     ("pad", lambda: ft.pad(f(5), (1, 1), "reflect"), ArgumentError, "mode is named"),
+    ("apply_matrix", lambda: call("apply_matrix", f(3, 4), 1, [[1.0, 2.0]]), ShapeError, "does not fit axis 1"),
     ("interpolate", lambda: ft.interpolate(f(1, 2, 3)), ArgumentError, "either size or scale_factor"),
     ("interpolate", lambda: ft.interpolate(f(1, 2, 3), 4, 2.0), ArgumentError, "not both"),
     ("interpolate", lambda: ft.interpolate(f(1, 2, 3), 4, mode="cubic"), ArgumentError, "mode must be"),

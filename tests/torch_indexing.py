@@ -103,4 +103,6 @@ TORCH: dict[str, Callable[..., Any]] = {
     "take_along_axis": along,
 }
 
-WITHOUT_TWIN: dict[str, str] = {}
+_DRAWS = """alpha_dropout cauchy dropout1d dropout2d dropout3d exponential feature_alpha_dropout geometric gumbel
+    gumbel_softmax laplace log_normal multinomial normal_like randperm rrelu uniform_like""".split()
+WITHOUT_TWIN = dict.fromkeys(_DRAWS, "a draw: see test_sampling")

@@ -44,6 +44,10 @@ def unpatches(x: torch.Tensor, patch_size: Any, size: Any = None, order: str = "
     return torch.einsum("nhwpqc->nchpwq", x).reshape(len(x), -1, h * p, w * q)
 
 
+def multiplied(x: torch.Tensor, axis: int, matrix: Any) -> torch.Tensor:
+    return (x.movedim(axis, -1) @ torch.tensor(matrix, dtype=x.dtype).T).movedim(-1, axis)
+
+
 TORCH: dict[str, Callable[..., Any]] = {
     **named("unfold fold max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d"),
     **named("lp_pool3d local_response_norm interpolate"),
@@ -51,6 +55,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     **named("adaptive_max_pool3d max_unpool1d max_unpool2d max_unpool3d"),
     "sliding_window_view": window_view,
     **named("pixel_shuffle pixel_unshuffle channel_shuffle grid_sample affine_grid"),
+    "apply_matrix": multiplied,
     "patchify": patches,
     "unpatchify": unpatches,
     "upsample": F.interpolate,

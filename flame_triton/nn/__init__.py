@@ -3,6 +3,7 @@
 from . import init
 from .blocks import MLP, Attention, TimestepEmbedding, modulate, sinusoid
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from .gates import GEGLU, AdaLayerNormContinuous, AdaLayerNormZero, SwiGLU
 from .layers import Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, Parameter, Sequential
 from .norms import (
@@ -33,7 +34,10 @@ from .pool import (
 from .resize import PixelShuffle, PixelUnshuffle, Upsample
 
 __all__ = [
+    "GEGLU",
     "MLP",
+    "AdaLayerNormContinuous",
+    "AdaLayerNormZero",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveAvgPool3d",
@@ -71,6 +75,7 @@ __all__ = [
     "Sequential",
     "SpectralNorm",
     "StandardizedWeight",
+    "SwiGLU",
     "TimestepEmbedding",
     "Upsample",
     "init",

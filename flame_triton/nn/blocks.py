@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from ..errors import ArgumentError, ShapeError
 from ..ir.node import Value
 from ..ir.op import call
@@ -22,18 +18,14 @@ def modulate(x: Value, shift: Value, scale: Value) -> Value:
             f"x is {x.shape}, shift {shift.shape}, scale {scale.shape}; expected [B, T, C], [B, C], [B, C]",
             op="modulate",
         )
-    batch, width = shift.shape
-    return x * (1 + call("reshape", scale, (batch, 1, width))) + call("reshape", shift, (batch, 1, width))
+    return call("modulate", x, shift, scale)
 
 
 def sinusoid(t: Value, size: int, max_period: float = 1e4) -> Value:
     """Timestep features [cos | sin] of t: [B] -> float32 [B, size]; f_i = exp(-ln(max_period) i / (size / 2))."""
     if size < 2 or size % 2:
         raise ArgumentError(f"size must be even and positive, got {size}", op="sinusoid")
-    half = size // 2
-    frequencies = np.exp(-math.log(max_period) * np.arange(half) / half).astype(np.float32)
-    angles = call("reshape", call("cast", t, float32), (t.shape[0], 1)) * call("constant", frequencies)
-    return call("concat", [call("cos", angles), call("sin", angles)], 1)
+    return call("timestep_embedding", t, size, True, 0.0, max_period=max_period)
 
 
 class TimestepEmbedding(Module):

@@ -58,6 +58,7 @@ class _RunningNorm(Module):
     num_batches_tracked: Value | None
     function = ""
     ranks: tuple[int, ...] = ()
+    counts = False  # batches, in num_batches_tracked
 
     def __init__(
         self,
@@ -90,7 +91,9 @@ class _RunningNorm(Module):
         if not self.training:
             return call(self.function, x, self.running_mean, self.running_var, *affine, False, eps=self.eps)
         y, m, v = call(f"{self.function}_with_stats", x, m, v, *affine, self.momentum, self.eps)
-        self.update_buffers({self.running_mean: m, self.running_var: v, self.num_batches_tracked: count + 1})
+        self.update_buffers({self.running_mean: m, self.running_var: v})
+        if self.counts:
+            self.update_buffers({self.num_batches_tracked: count + 1})
         return y
 
 
@@ -103,6 +106,7 @@ class _BatchNorm(_RunningNorm):
     """
 
     function = "batch_norm"
+    counts = True
 
     def __init__(
         self,

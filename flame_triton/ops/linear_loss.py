@@ -4,8 +4,9 @@ With logits z = x W^T + b, p = softmax(z), V classes, smoothing s, and t the tar
     y = lse(z) - (1 - s) z_t - s / V sum(z),
 and with the cotangents g of y and h of lse
     dz = p (g + h) - g ((1 - s) [i = t] + s / V),  dx = dz W,  dW = dz^T x,  db = sum over rows of dz.
-Forward keeps y and lse, one number a row each, as outputs for every chunk. Backward computes the logits of each chunk transposed, W x^T: the same
-numbers in another product, so that nothing takes them for those of the forward pass and keeps them.
+Forward keeps y and lse, one number a row each, as outputs for every chunk. Backward computes the logits of each chunk
+transposed, W x^T: the same numbers in another product, so that nothing takes them for those of the forward pass and
+keeps them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Resizing images, with torch's coordinates for every mode.
 
 Every mode is separable. `nearest` reads one element for each: a repetition or a strided slice where the sizes divide,
-else a gather. The others are a weighted mean of neighbours: one small constant matrix [out, in] for each axis, applied
-as a matrix product in the compute type, so the gradient is the product with its transpose. `area` is an adaptive mean.
+else a gather. The others are a weighted mean of neighbours: one constant matrix [out, in] for each axis, applied in the
+compute type, so the gradient is that of its transpose. `area` is an adaptive mean.
 
 Where output element i lies, in input elements: scale * (i + 1/2) - 1/2 with scale = in / out, or 1 / scale_factor if
 that is what was given; with align_corners i * (in - 1) / (out - 1).
@@ -17,18 +17,50 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, DTypeError, ShapeError
-from ..ir.node import Value
-from ..ir.op import Sample, call
-from ..types import DType, bool_, float64
-from .define import Operand, as_value, composed, randn, samples, wide
+from ..ir.node import Node, Value, make
+from ..ir.op import Composite, Sample, call
+from ..types import DType, TensorType, bool_, float64
+from .define import Operand, as_value, composed, define, randn, samples, wide
 from .view import slice_within
-from .window import Ints, Size, numbers
+from .window import Ints, Size, numbers, windows
 
 Factor = float | Sequence[float]
 
 
-def apply_matrix(x: Value, axis: int, matrix: np.ndarray) -> Value:
-    """The axis of x, of `in` elements, multiplied by a constant matrix [out, in]."""
+# ---- a matrix along an axis -----------------------------------------------------------------------------------
+
+BAND = 16
+"""Up to this many neighbours are summed over windows; beyond, the whole matrix is multiplied."""
+
+
+def _matrix_build(node: Node) -> Value:
+    """Each block of out / g rows reads windows of the `in` elements, in / g apart, where g is the greatest common
+    divisor: sum over t of weight[t, i, r] x[i * in / g + first + t] is element r of block i. One fused kernel."""
+    x, axis, matrix = wide(node.inputs[0]), node.attrs["axis"], node.attrs["matrix"]
+    lead, (out, size), rest = x.shape[:axis], matrix.shape, x.shape[axis + 1 :]
+    blocks = math.gcd(out, size)
+    step, row, column = size // blocks, *np.nonzero(matrix)
+    offset = column - row // (out // blocks) * step
+    first, last = (int(offset.min()), int(offset.max())) if len(offset) else (0, 0)
+    first = min(first, 0)
+    taps = last - first + 1
+    if taps > BAND:
+        return call("cast", _dense_product(x, axis, matrix), node.type.dtype)
+    weights = np.zeros((taps, out))
+    weights[offset - first, row] = matrix[row, column]
+    ones = (1,) * len(rest)
+    after = (blocks - 1) * step + taps + first - size
+    found = windows(x, (taps, *ones), (step, *ones), before=(-first, *[0] * len(rest)), after=(after, *[0] * len(rest)))
+    shape = (*lead, taps, blocks, out // blocks, *rest)
+    found = call("broadcast_to", call("reshape", found, (*lead, taps, blocks, 1, *rest)), shape)
+    channels = min(axis, 2)  # the sum stands behind [N, C], so that a program walks along whole planes
+    found = call("transpose", found, (*range(channels), axis, *range(channels, axis), *range(axis + 1, found.ndim)))
+    table = weights.reshape(taps, *(1,) * (axis - channels), blocks, out // blocks, *ones)
+    total = call("sum", call("mul", found, call("constant", table, x.dtype)), axis=channels)
+    return call("cast", call("reshape", total, node.type.shape), node.type.dtype)
+
+
+def _dense_product(x: Value, axis: int, matrix: np.ndarray) -> Value:
     table = call("constant", matrix, x.dtype)
     lead, rest = x.shape[:axis], x.shape[axis + 1 :]
     shape = (*lead, matrix.shape[0], *rest)
@@ -37,6 +69,40 @@ def apply_matrix(x: Value, axis: int, matrix: np.ndarray) -> Value:
         return call("reshape", call("matmul", rows, call("transpose", table)), shape)
     planes = call("reshape", x, (math.prod(lead), x.shape[axis], math.prod(rest)))
     return call("reshape", call("matmul", table, planes), shape)
+
+
+def _matrix_type(x: TensorType, *, axis: int, matrix: np.ndarray) -> TensorType:
+    if not x.dtype.is_float or matrix.ndim != 2 or x.shape[axis] != matrix.shape[1]:
+        raise ShapeError(f"a matrix {matrix.shape} does not fit axis {axis} of {x}")
+    return x.with_shape((*x.shape[:axis], matrix.shape[0], *x.shape[axis + 1 :]))
+
+
+def _matrix_ref(x: np.ndarray, *, axis: int, matrix: np.ndarray) -> np.ndarray:
+    return np.moveaxis(np.tensordot(matrix.astype(x.dtype), x, (1, axis)), 0, axis)
+
+
+_BANDED = np.array([[0.5, 0, 0, 0], [0.3, 0.7, 0, 0], [0, 0.2, 0.8, 0], [0, 0, 1, -1], [0, 0, 0.1, 2], [0, 0, 0, 3]])
+
+
+@define(
+    "apply_matrix",
+    infer=_matrix_type,
+    lowering=Composite(_matrix_build),
+    ref=_matrix_ref,
+    vjp=lambda node, g: [apply_matrix(g, node.attrs["axis"], node.attrs["matrix"].T)],
+    samples=lambda: [
+        Sample((randn(2, 4, 3), 1, _BANDED.tolist())),
+        Sample((randn(3, 20), 1, randn(3, 20, seed=1).tolist())),
+    ],
+)
+def apply_matrix(x: Operand, axis: int, matrix: Any) -> Value:
+    """An axis of x, of `in` elements, multiplied by a constant matrix [out, in]; 16-bit floats are rounded once.
+
+    A banded matrix, as of resizing, is a sum over sliding windows; any other is a matrix product.
+    """
+    table = np.array(matrix, np.float64)
+    table.setflags(write=False)
+    return make("apply_matrix", [as_value(x)], axis=axis, matrix=table).out
 
 
 # ---- weights of one axis ---------------------------------------------------------------------------------------

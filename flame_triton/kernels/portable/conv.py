@@ -279,15 +279,9 @@ def wgrad(
         acc = lib.dot(y, x, acc, INPUT_PRECISION)
     mask = (row < K)[:, None] & column_ok[None, :]
     first = (part.to(tl.int64) * GROUPS + group) * K + row
-    b = first[:, None] * (KERNEL[0] * KERNEL[1]) + _row(tap // KERNEL[2], FLAT)
-    # m and n hang on the column alone; where there is one batch, the epilogue needs the whole tile from them
-    EPILOGUE(acc, b, _row(r_w, FLAT) + row[:, None] * 0, c[None, :], mask, ptrs)
-
-
-@triton.jit
-def _row(x, FLAT: tl.constexpr):
-    """A vector over columns as [1, BLOCK_N]; a scalar as [1, 1]."""
+    b = first[:, None] * (KERNEL[0] * KERNEL[1])
+    m = tl.zeros((BLOCK_M, 1), tl.int32)  # of acc's rows, though only b depends on them
     if FLAT:
-        return x[None, :]
+        EPILOGUE(acc, b + (tap // KERNEL[2])[None, :], m + r_w[None, :], c[None, :], mask, ptrs)
     else:
-        return x + tl.zeros((1, 1), tl.int32)
+        EPILOGUE(acc, b + tap // KERNEL[2], m + r_w, c[None, :], mask, ptrs)

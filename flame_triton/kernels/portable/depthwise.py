@@ -135,5 +135,5 @@ def depthwise_wgrad(
         acc += y * lib.load(x_ptr, x_at[:, None] + (column // K)[None, :], mask, 0.0)
     total = tl.sum(acc, axis=0)[:, None]
     b = (part.to(tl.int64) * channels + column)[:, None] * (KERNEL[0] * KERNEL[1]) + tap // KERNEL[2]
-    zero = tl.zeros((1, 1), tl.int32)
-    EPILOGUE(total, b, r_w + zero, zero, (column < channels)[:, None], ptrs)
+    m = tl.zeros((BLOCK_N, 1), tl.int32) + r_w
+    EPILOGUE(total, b, m, tl.zeros((1, 1), tl.int32), (column < channels)[:, None], ptrs)
