@@ -124,7 +124,7 @@ class _Builder:
             results = make(*stand_ins)
             feeds = dict(zip(stand_ins, (self.numbers[v] for v in sources), strict=True))
             found = _steady(results, feeds)
-        except (FlameError, ValueError):
+        except (FlameError, ValueError, IndexError):
             return False  # the function does not take these shapes; internal ones trust their callers and do not say so
         if not found:
             return False
