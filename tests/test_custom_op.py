@@ -7,6 +7,8 @@ from flame_triton import config
 
 # isort: split
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from flame_triton.runtime.jit import _in_mode
 from flame_triton.runtime.launch import kernel_key
 from flame_triton.testing import assert_close, check_grads
 
+ROOT = Path(__file__).resolve().parent.parent
 DEVICE = "interpreter" if config.interpreted() else "cuda"
 
 
@@ -168,6 +171,34 @@ def test_a_second_custom_op_as_gradient() -> None:
     check_grads(example.swiglu, (3, 5), (3, 5), order=2)
     check_grads(example.swiglu, (3, 5), (3, 5), run=lambda outputs, feeds: run(outputs, dict(feeds)))
     check_grads(example.snake, (3, 5), np.linspace(0.5, 1.5, 5), order=2)
+
+
+AHEAD = """
+import sys
+sys.path.insert(0, "examples")
+import custom_kernels, flame_triton as ft
+from flame_triton.graph.plan import Target
+from flame_triton.ir.graph import Graph
+from flame_triton.runtime.ahead import compile_ahead
+from flame_triton.runtime.lower import lower
+for arch in (80, 90):
+    x, g = ft.input((64, 130), "bfloat16"), ft.input((64, 130), "bfloat16")
+    y = custom_kernels.swiglu(x, g)
+    target = Target(arch=arch)
+    schedule = lower(Graph((x, g), (y, *ft.grad(ft.sum(y * y), [x, g]))), {}, target)
+    reports = {r.name: r for r in compile_ahead(schedule.launches, target)}
+    assert {"swiglu_kernel", "swiglu_backward_kernel"} <= set(reports), list(reports)
+    assert all(r.error is None and not r.spills and r.registers for r in reports.values()), reports
+print("compiled")
+"""
+
+
+@pytest.mark.slow
+def test_compiles_ahead_for_gpus() -> None:
+    environment = {**os.environ, "FLAME_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", AHEAD], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "compiled", done.stderr
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------

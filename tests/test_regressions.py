@@ -14,7 +14,6 @@ import flame_triton as ft
 from flame_triton import config, nn, optim
 from flame_triton.graph.pipeline import optimise
 from flame_triton.ir.graph import Graph
-from flame_triton.ir.op import PUBLIC, call
 from flame_triton.testing import assert_close, check_grads
 
 DEVICE = "interpreter" if config.interpreted() else "cuda"
@@ -57,11 +56,10 @@ def test_contiguous_keeps_its_gradient() -> None:
     gradients_are_alive(lambda x: ft.contiguous(ft.transpose(x)), (3, 5))
 
 
-@pytest.mark.skipif("apply_rotary_emb" not in PUBLIC, reason="there is no rotary embedding yet")
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_rotary_embedding_keeps_its_gradient(interleaved: bool) -> None:
     cos, sin = np.cos(normal(5, 3)), np.sin(normal(5, 3))
-    gradients_are_alive(lambda x: call("apply_rotary_emb", x, cos, sin, interleaved=interleaved), (2, 5, 6))
+    gradients_are_alive(lambda x: ft.apply_rotary_emb(x, cos, sin, interleaved=interleaved), (2, 5, 6))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -130,6 +128,13 @@ def test_recomputed_casts_keep_their_gradient() -> None:
     assert (np.abs(dw) > 0.1).all()
 
 
+def test_timestep_embedding_has_the_period_of_ten_thousand() -> None:
+    """The function of the same features: its last frequency is 1 / 10000."""
+    t = ft.input((2,), "float32")
+    out = ft.evaluate(ft.timestep_embedding(t, 8), {t: np.array([1.0, 700.0])})
+    np.testing.assert_allclose(out[1, [3, 7]], [np.sin(0.07), np.cos(0.07)], atol=1e-6)
+
+
 def test_scale_and_shift_are_not_swapped() -> None:
     """modulate(x, shift, scale) = x (1 + scale) + shift: at x = 0 the shift alone is left."""
     x, shift, scale = ft.input((2, 3, 4), "float64"), ft.input((2, 4), "float64"), ft.input((2, 4), "float64")
@@ -174,8 +179,8 @@ def test_interpolation_convolution_and_pooling() -> None:
     """pytorch #185509: compiled together, their gradients were wrong."""
 
     def model(x: ft.Value, w: ft.Value) -> ft.Value:
-        larger = call("interpolate", x, scale_factor=2, mode="bilinear")
-        return call("avg_pool2d", ft.tanh(ft.conv2d(larger, w, padding=1)), 2)
+        larger = ft.interpolate(x, scale_factor=2, mode="bilinear")
+        return ft.avg_pool2d(ft.tanh(ft.conv2d(larger, w, padding=1)), 2)
 
     check_grads(model, (1, 2, 3, 4), (2, 2, 3, 3), order=1)
     x, w = ft.input((1, 2, 3, 4), "float64"), ft.input((2, 2, 3, 3), "float64")
@@ -214,6 +219,7 @@ def test_fp16_max_backward_does_not_underflow() -> None:
 
 
 NORMS: dict[str, Callable[..., ft.Value]] = {
+    "group_norm": lambda x, w, b: ft.group_norm(x, 2, w, b),
     "layer_norm": lambda x, w, b: ft.layer_norm(x, 6, w, b),
     "rms_norm": lambda x, w, b: ft.rms_norm(x, 6, w) + b,
     "softmax": lambda x, w, b: ft.softmax(x, axis=-1) * w + b,

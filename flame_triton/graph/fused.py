@@ -140,11 +140,10 @@ def _placeholder(x: Any) -> Any:
     """A fresh Value for a Value or a type; anything else as it is."""
     if isinstance(x, TensorType | Value):
         return call("input", x.shape, x.dtype)
-    match x:
-        case (tuple() as shape, str() | DType() as dtype):
-            return call("input", shape, as_dtype(dtype))
-        case _:
-            return x
+    parts = cast("tuple[Any, ...]", x) if isinstance(x, tuple) else ()
+    if len(parts) == 2 and isinstance(parts[0], tuple) and isinstance(parts[1], str | DType):
+        return call("input", cast("tuple[int, ...]", parts[0]), as_dtype(parts[1]))
+    return cast(Any, x)
 
 
 def _lift(slots: Sequence[Value], outputs: tuple[Value, ...], first: int) -> tuple[Graph, list[Value]]:
