@@ -21,6 +21,13 @@ from .elementary import erfc, exp, sigmoid, tanh
 from .leaf import literal
 from .logic import greater, less_equal, logical_and, where
 
+# fmt: off
+__all__ = [
+    "celu", "elu", "geglu", "gelu", "glu", "hardswish", "leaky_relu", "logsigmoid", "mish", "prelu", "quick_gelu",
+    "reglu", "relu", "selu", "silu", "softplus", "softsign", "swiglu", "tanhshrink",
+]
+# fmt: on
+
 _SQRT_HALF = math.sqrt(0.5)
 _INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 _TANH_SCALE = 2 * math.sqrt(2 / math.pi)

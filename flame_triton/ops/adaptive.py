@@ -22,6 +22,13 @@ from .resize import apply_matrix
 from .view import broadcast_to, reshape, transpose
 from .window import Ints, Size, numbers, windows
 
+# fmt: off
+__all__ = [
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
+]
+# fmt: on
+
 Sizes = int | None | Sequence[int | None]
 
 

@@ -30,6 +30,13 @@ from .define import (
 )
 from .leaf import constant_value
 
+# fmt: off
+__all__ = [
+    "abs", "add", "ceil", "clamp", "clamp_max", "clamp_min", "div", "floor", "floor_divide", "maximum", "minimum",
+    "mul", "neg", "pow", "reciprocal", "remainder", "rint", "round", "sign", "square", "sub", "trunc",
+]
+# fmt: on
+
 public(promote, "result_type")
 
 

@@ -31,6 +31,8 @@ from .logic import where
 from .random import next_stream
 from .reduce import sum
 
+__all__ = ["scaled_dot_product_attention"]
+
 MAX_HEAD_SIZE = 256
 
 

@@ -12,6 +12,13 @@ from ..ir.op import Sample, call
 from ..types import TensorType, bool_
 from .define import integers, pointwise, samples
 
+# fmt: off
+__all__ = [
+    "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "gcd",
+    "lcm",
+]
+# fmt: on
+
 
 def _bits(x: TensorType, *_: TensorType) -> TensorType:
     if x.dtype.is_float:

@@ -27,6 +27,8 @@ from .define import Operand, as_value, composed, define, randn, samples, wide
 from .elementary import rsqrt
 from .reduce import mean, sum
 
+__all__ = ["batch_norm", "batch_norm_with_stats", "group_norm", "instance_norm", "instance_norm_with_stats"]
+
 ROW = 4096  # elements over which a mean and the deviations from it are taken in one read
 
 

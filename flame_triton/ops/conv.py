@@ -16,6 +16,8 @@ from ..ir.op import Sample, call
 from .convolution import Pads, Sizes, convolution, convolution_dgrad, output_size
 from .define import Operand, as_value, composed, randn, samples
 
+__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+
 # ---- arguments -------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,8 @@ from ..types import TensorType
 from .define import Operand, as_value
 from .users import Calls, enter
 
+__all__ = ["custom_op"]
+
 Config: TypeAlias = Mapping[str, Any]
 """Constexpr arguments of the kernel by name, and compile options (OPTIONS)."""
 

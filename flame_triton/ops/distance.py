@@ -14,6 +14,8 @@ from .define import Operand, as_value, composed, promote_operands, randn, sample
 from .reduce import norm, sum
 from .view import expand_dims
 
+__all__ = ["cdist", "cosine_similarity", "dist", "pairwise_distance"]
+
 
 def _floating(name: str, x: Operand, y: Operand) -> tuple[Value, Value]:
     """The operands, broadcast, in the compute type."""

@@ -22,6 +22,8 @@ from .sampling import gumbel
 from .softmax import softmax
 from .view import broadcast_to
 
+__all__ = ["alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout", "gumbel_softmax", "rrelu"]
+
 _ALPHA = -1.7580993408473766  # what SELU saturates at
 
 

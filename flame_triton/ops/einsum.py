@@ -23,6 +23,8 @@ from .matrix import diagonal
 from .reduce import sum
 from .view import reshape, transpose
 
+__all__ = ["einsum", "tensordot"]
+
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 """What axes may be called; numbers in the sublist form count through them, as in NumPy."""
 

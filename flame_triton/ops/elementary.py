@@ -14,6 +14,13 @@ from . import special
 from .arithmetic import add, div, mul, neg, square, sub
 from .define import in_compute_type, pointwise, randn, samples, unary
 
+# fmt: off
+__all__ = [
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1",
+    "log", "log10", "log1p", "log2", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh",
+]
+# fmt: on
+
 # ---- exponentials and logarithms -------------------------------------------------------------------------------
 
 exp = unary("exp", "lib.exp({0})", np.exp, lambda g, y, x: mul(g, y), doc="e ** x.", cost=8)

@@ -18,6 +18,8 @@ from ..ir.op import Kernel, Leaf, Op, Pointwise, Sample, call, register
 from ..types import DType, TensorType, bool_, float64
 from .define import Operand, as_value, composed, randn, samples
 
+__all__ = ["foreach", "foreach_sum"]
+
 Body = Callable[..., Any]
 
 

@@ -22,6 +22,8 @@ from .logic import where
 from .scatter import fitted, set_rows
 from .view import broadcast_to, reshape, slice_within, transpose
 
+__all__ = ["index_put"]
+
 
 def _is_int(k: Any) -> bool:
     return isinstance(k, int | np.integer) and not isinstance(k, bool | np.bool_)

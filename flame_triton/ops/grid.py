@@ -22,6 +22,8 @@ from .join import stack
 from .logic import where
 from .view import expand_dims, reshape, transpose
 
+__all__ = ["affine_grid", "grid_sample"]
+
 A = -0.75  # of the cubic convolution kernel (Keys 1981), as in interpolate
 
 

@@ -22,6 +22,13 @@ from .leaf import stop_gradient
 from .logic import equal, where
 from .view import broadcast_to, reshape, transpose
 
+# fmt: off
+__all__ = [
+    "embedding", "embedding_bag", "gather", "index_select", "one_hot", "scatter_add", "take", "take_along_axis",
+    "tril", "triu",
+]
+# fmt: on
+
 # ---- rows of a table -------------------------------------------------------------------------------------------
 
 

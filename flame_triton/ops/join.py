@@ -14,6 +14,8 @@ from ..types import TensorType, check_axis, check_dimension, check_shape
 from .define import Operand, as_value, composed, define, randn, samples
 from .view import broadcast_to, expand_dims, narrow, pad_with, reshape, squeeze
 
+__all__ = ["chunk", "concat", "repeat", "roll", "split", "stack", "tile", "unbind"]
+
 # ---- joining and splitting -------------------------------------------------------------------------------------
 
 

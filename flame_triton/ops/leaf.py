@@ -15,6 +15,13 @@ from ..types import DType, DTypeLike, TensorType, bool_, check_shape, float32, i
 from ..types import dtype as as_dtype
 from .define import as_value, composed, define, is_scalar, plain, randn, samples
 
+# fmt: off
+__all__ = [
+    "arange", "cast", "constant", "full", "full_like", "input", "ones", "ones_like", "parameter", "stop_gradient",
+    "zeros", "zeros_like",
+]
+# fmt: on
+
 
 def _leaf_type(*, shape: tuple[int, ...], dtype: DType, **_: Any) -> TensorType:
     return TensorType(shape, dtype)

@@ -21,6 +21,8 @@ from .logic import equal, greater, where
 from .loss import reduced
 from .reduce import sum
 
+__all__ = ["binary_cross_entropy", "gaussian_nll_loss", "kl_div", "poisson_nll_loss"]
+
 
 def _pair(name: str, x: Operand, target: Operand) -> tuple[Value, Value, DType]:
     """x and target in the compute type, and the dtype of the result. Shapes must be equal: broadcasting hides bugs."""

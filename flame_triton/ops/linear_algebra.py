@@ -24,6 +24,13 @@ from .matrix import eye
 from .reduce import Axis, max, min, norm, sum
 from .view import broadcast_to, expand_dims, reshape, transpose
 
+# fmt: off
+__all__ = [
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron",
+    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
+]
+# fmt: on
+
 
 def _promoted(*operands: Operand) -> list[Value]:
     """Operands as Values of one dtype; shapes stay."""

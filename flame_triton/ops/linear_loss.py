@@ -25,6 +25,8 @@ from .loss import counted, reduced
 from .reduce import sum
 from .softmax import logsumexp
 
+__all__ = ["linear_cross_entropy"]
+
 ROWS = 128  # chunks are multiples of this where they can be: whole tiles of a product
 
 

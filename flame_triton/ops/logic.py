@@ -23,6 +23,13 @@ from .define import (
 )
 from .leaf import constant_value
 
+# fmt: off
+__all__ = [
+    "equal", "greater", "greater_equal", "isfinite", "isinf", "isnan", "less", "less_equal", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "masked_fill", "nan_to_num", "not_equal", "where",
+]
+# fmt: on
+
 
 def _flag(x: TensorType, *_: TensorType) -> TensorType:
     return x.with_dtype(bool_)

@@ -21,6 +21,13 @@ from .logic import equal, greater_equal, less, logical_and, not_equal, where
 from .reduce import mean, sum
 from .softmax import logsumexp
 
+# fmt: off
+__all__ = [
+    "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss", "nll_loss",
+    "smooth_l1_loss",
+]
+# fmt: on
+
 _pair = samples(
     Sample((randn(4, 5), randn(4, 5, seed=1))),
     Sample((randn(4, 5), randn(4, 5, seed=1)), {"reduction": "none"}),

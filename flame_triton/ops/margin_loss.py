@@ -23,6 +23,14 @@ from .logic import equal, greater_equal, less, logical_and, logical_not, not_equ
 from .loss import reduced
 from .reduce import any, mean, sum
 
+# fmt: off
+__all__ = [
+    "cosine_embedding_loss", "hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss",
+    "multilabel_margin_loss", "multilabel_soft_margin_loss", "soft_margin_loss", "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+]
+# fmt: on
+
 _signs = np.array([1.0, -1.0, -1.0, 1.0])
 
 

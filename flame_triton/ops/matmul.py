@@ -15,6 +15,8 @@ from ..ir.op import Kernel, Sample, call
 from ..types import DType, TensorType, broadcast_shapes
 from .define import as_value, composed, define, randn, samples
 
+__all__ = ["bmm", "linear", "matmul", "mm"]
+
 
 def _type(a: TensorType, b: TensorType, *, out_dtype: DType) -> TensorType:
     if a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:

@@ -19,6 +19,13 @@ from .join import concat
 from .reduce import sum
 from .view import expand_dims, pad_with, reshape, slice_within, swapaxes, transpose
 
+# fmt: off
+__all__ = [
+    "block_diag", "cartesian_prod", "diag", "diag_embed", "diagflat", "diagonal", "eye", "indices",
+    "matrix_transpose", "meshgrid", "trace", "tri", "tril_indices", "triu_indices", "vander",
+]
+# fmt: on
+
 # ---- diagonals -------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,8 @@ from .define import Operand, as_value, composed, define, randn, samples, wide
 from .elementary import rsqrt
 from .reduce import mean, sum
 
+__all__ = ["ada_layer_norm", "layer_norm", "modulate", "rms_norm"]
+
 
 def _axes(x: TensorType | Value, dims: int) -> tuple[int, ...]:
     return tuple(range(len(x.shape) - dims, len(x.shape)))

@@ -33,6 +33,14 @@ from .define import (
 from .elementary import cos, log, sigmoid
 from .logic import equal, isfinite, isinf, isnan, less, logical_and, logical_or, where
 
+# fmt: off
+__all__ = [
+    "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac",
+    "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2",
+    "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy",
+]
+# fmt: on
+
 
 def _pair(low: float = -3.0, high: float = 3.0) -> Any:
     return samples(

@@ -24,6 +24,8 @@ from .define import Operand, as_value, define, is_scalar, randn, samples
 from .join import concat
 from .view import broadcast_to, flip, narrow, pad_with, slice_within
 
+__all__ = ["pad"]
+
 TORCH = {"replicate": "edge", "circular": "wrap"}
 EXTENDING = ("edge", "reflect", "symmetric", "wrap")
 

@@ -16,6 +16,12 @@ from .join import concat, split
 from .shape import at_least
 from .view import reshape
 
+# fmt: off
+__all__ = [
+    "column_stack", "dsplit", "dstack", "hsplit", "hstack", "split_with_sizes", "tensor_split", "vsplit", "vstack",
+]
+# fmt: on
+
 # ---- joining ---------------------------------------------------------------------------------------------------
 
 

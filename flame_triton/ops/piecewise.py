@@ -12,6 +12,8 @@ from .arithmetic import add, mul, sub
 from .define import Operand, as_value, composed, randn, samples, wide
 from .logic import greater_equal, less, less_equal, logical_and, where
 
+__all__ = ["hardshrink", "hardsigmoid", "hardtanh", "relu6", "softshrink", "threshold"]
+
 
 def _floating(x: Operand) -> Value:
     x = as_value(x)

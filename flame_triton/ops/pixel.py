@@ -11,6 +11,8 @@ from .define import Operand, as_value, composed, randn, samples
 from .view import reshape, transpose
 from .window import Size, numbers
 
+__all__ = ["channel_shuffle", "patchify", "pixel_shuffle", "pixel_unshuffle", "unpatchify"]
+
 
 @composed(samples=samples(Sample((randn(2, 8, 3, 2), 2)), Sample((randn(9, 1, 2), 3))))
 def pixel_shuffle(input: Operand, upscale_factor: int) -> Value:

@@ -22,6 +22,13 @@ from .define import Operand, as_value, composed, define, randn, samples, wide
 from .view import broadcast_to, expand_dims, reshape
 from .window import Ints, Size, numbers, spans, windows
 
+# fmt: off
+__all__ = [
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "local_response_norm", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+    "max_pool1d", "max_pool2d", "max_pool3d",
+]
+# fmt: on
+
 NOWHERE = 2**31 - 1
 """The place of an element that is padding: above all others, so never the first of the largest."""
 

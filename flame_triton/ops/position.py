@@ -19,6 +19,8 @@ from ..types import float32, float64
 from .arithmetic import add, mul, sub
 from .define import Operand, as_value, composed, randn, samples, wide
 
+__all__ = ["apply_rotary_emb", "rope_tables", "timestep_embedding"]
+
 # ---- rotary ----------------------------------------------------------------------------------------------------
 
 

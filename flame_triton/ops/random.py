@@ -25,6 +25,8 @@ from .leaf import parameter
 from .logic import greater_equal, less, where
 from .philox import as_normal, as_uniform, draw
 
+__all__ = ["bernoulli", "dropout", "next_step", "normal", "randint", "rng_seed", "uniform"]
+
 _streams: weakref.WeakKeyDictionary[Value, int] = weakref.WeakKeyDictionary()
 
 

@@ -13,6 +13,8 @@ from .arithmetic import add, mul, sub
 from .define import composed, is_scalar, samples
 from .logic import where
 
+__all__ = ["geomspace", "linspace", "logspace"]
+
 _spans = samples(
     Sample((0.0, 1.0, 5), grad=()),
     Sample((-1.5, 2.0, 4), {"dtype": "float64"}, grad=()),

@@ -17,6 +17,8 @@ from ..ir.op import Composite, Reduce, Sample, call
 from ..types import DTypeLike, TensorType, bool_, check_axes, int64
 from .define import as_value, composed, define, in_compute_type, randn, samples, wide
 
+__all__ = ["all", "any", "argmax", "argmin", "max", "mean", "min", "norm", "prod", "std", "sum", "var"]
+
 Axis = int | Sequence[int] | None
 
 

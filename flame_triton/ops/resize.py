@@ -24,6 +24,8 @@ from .define import Operand, as_value, composed, define, randn, samples, wide
 from .view import slice_within
 from .window import Ints, Size, numbers, windows
 
+__all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]
+
 Factor = float | Sequence[float]
 
 

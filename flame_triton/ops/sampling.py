@@ -22,6 +22,13 @@ from .scan import cumsum
 from .sort import argsort, searchsorted, topk
 from .view import broadcast_to, narrow
 
+# fmt: off
+__all__ = [
+    "cauchy", "exponential", "geometric", "gumbel", "laplace", "log_normal", "multinomial", "normal_like", "randperm",
+    "uniform_like",
+]
+# fmt: on
+
 Shape = int | Sequence[int]
 
 # ---- like another tensor ---------------------------------------------------------------------------------------

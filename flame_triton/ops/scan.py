@@ -38,6 +38,8 @@ from .define import (
 from .logic import where
 from .view import narrow, pad_with, reshape
 
+__all__ = ["cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "linear_recurrence", "logcumsumexp"]
+
 # ---- the axis --------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,13 @@ from .scan import cumsum, linear_recurrence
 from .sort import search_rows, sort_rows
 from .view import broadcast_to, expand_dims, narrow, reshape, transpose
 
+# fmt: off
+__all__ = [
+    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
+    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter",
+]
+# fmt: on
+
 # ---- extremes of rows ------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,13 @@ from ..types import bool_, broadcast_shapes, check_axis
 from .define import Operand, as_value, composed, randn, samples
 from .view import broadcast_to, expand_dims, flip, narrow, reshape, squeeze, swapaxes, transpose
 
+# fmt: off
+__all__ = [
+    "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "clone", "expand_as", "fliplr", "flipud",
+    "moveaxis", "positive", "ravel", "reshape_as", "rot90", "select", "t", "unflatten", "unsqueeze",
+]
+# fmt: on
+
 # ---- axes ------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,8 @@ from .leaf import stop_gradient
 from .logic import equal, where
 from .reduce import Axis, finish, kept_shape, max, nonempty, sum
 
+__all__ = ["log_softmax", "logsumexp", "softmax", "softmin"]
+
 _along = samples(
     Sample((randn(3, 5),)),
     Sample((randn(3, 5, 4),), {"axis": 1}),

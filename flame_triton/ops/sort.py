@@ -22,6 +22,13 @@ from .logic import where
 from .scan import cummax
 from .view import broadcast_to, narrow, reshape, swapaxes
 
+# fmt: off
+__all__ = [
+    "argsort", "bucketize", "kthvalue", "median", "mode", "msort", "nanmedian", "nanquantile", "quantile",
+    "searchsorted", "sort", "topk",
+]
+# fmt: on
+
 # ---- the primitives --------------------------------------------------------------------------------------------
 
 

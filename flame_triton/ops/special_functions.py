@@ -19,6 +19,13 @@ from .define import Operand, as_value, composed, define, floating, in_compute_ty
 from .elementary import exp
 from .logic import equal, where
 
+# fmt: off
+__all__ = [
+    "digamma", "erfcx", "erfinv", "i0", "i0e", "i1", "i1e", "lgamma", "log_ndtr", "mvlgamma", "ndtr", "ndtri",
+    "polygamma",
+]
+# fmt: on
+
 _ROOT_HALF_PI = math.sqrt(math.pi) / 2
 _ROOT_2PI = math.sqrt(2 * math.pi)
 

@@ -25,6 +25,13 @@ from .matrix import diagonal
 from .reduce import Axis, all, finish, max, mean, min, std, sum, var
 from .view import broadcast_to, expand_dims, narrow, reshape, transpose
 
+# fmt: off
+__all__ = [
+    "aminmax", "average", "corrcoef", "count_nonzero", "cov", "diff", "gradient", "nanmax", "nanmean", "nanmin",
+    "nansum", "ptp", "std_mean", "trapezoid", "var_mean",
+]
+# fmt: on
+
 
 def _floating(x: Operand) -> Value:
     x = as_value(x)

@@ -20,6 +20,13 @@ from ..ir.op import Sample, View, call
 from ..types import TensorType, broadcast_shapes, check_axes, check_axis, check_dimension, check_shape
 from .define import as_value, composed, define, randn, samples
 
+# fmt: off
+__all__ = [
+    "broadcast_to", "expand_dims", "flatten", "flip", "narrow", "reshape", "slice", "squeeze", "swapaxes",
+    "transpose",
+]
+# fmt: on
+
 
 def _dense(node: Node) -> IndexMap:
     return IndexMap.dense(node.inputs[0].shape)

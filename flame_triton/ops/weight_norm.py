@@ -16,6 +16,8 @@ from .define import Operand, as_value, composed, randn, samples, wide
 from .elementary import rsqrt
 from .reduce import Axis, mean, norm, sum
 
+__all__ = ["normalize", "spectral_norm", "standardize_weight", "weight_norm"]
+
 
 def _floating(x: Operand) -> Value:
     x = as_value(x)

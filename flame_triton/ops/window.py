@@ -25,6 +25,8 @@ from ..types import TensorType, check_axis
 from .define import Operand, as_value, composed, define, randn, samples
 from .view import pad_with, reshape, slice_within, transpose
 
+__all__ = ["fold", "sliding_window_view", "unfold", "unfold_axis"]
+
 Ints: TypeAlias = "tuple[int, ...]"
 Size: TypeAlias = "int | Sequence[int]"
 
