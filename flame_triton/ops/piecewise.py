@@ -35,10 +35,12 @@ def _not_negative(lambd: float) -> None:
     )
 )
 def hardtanh(x: Operand, min_val: float = -1.0, max_val: float = 1.0) -> Value:
-    """x between min_val and max_val, else the nearer of them; the gradient at both is 0."""
+    """x between min_val and max_val, else the nearer of them; the gradient at both is 0. Of integers: the bounds are cut to integers."""
     x = as_value(x)
     if x.dtype.kind == "b":
         raise DTypeError("is not defined for bool")
+    if x.dtype.is_integer:
+        min_val, max_val = int(min_val), int(max_val)
     if min_val > max_val:
         raise ArgumentError(f"min_val {min_val} is above max_val {max_val}")
     return where(less_equal(x, min_val), min_val, where(greater_equal(x, max_val), max_val, x))

@@ -144,8 +144,6 @@ def renorm(f: Any, x: Any, p: Any, dim: int, maxnorm: Any) -> Any:
 
 
 def polygamma(f: Any, x: Any, n: int) -> Any:
-    if x.dtype is ft.bool_:
-        raise OutOfScope("polygamma of a pole: False is 0")
     return f(n, x)
 
 
