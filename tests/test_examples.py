@@ -35,6 +35,14 @@ def test_custom_kernels_agree_with_float64() -> None:
     assert load("custom_kernels").main() < 1e-5
 
 
+def test_unet_runs_channels_last_and_learns() -> None:
+    """No image in the step, forward or backward, is copied into another order: weights alone are."""
+    listing, losses = load("unet").main()
+    assert losses[2] < losses[1] < losses[0]
+    copies = [line for line in listing.splitlines() if line.split()[1:2] == ["copy"]]
+    assert copies and not [line for line in copies if "[2, " in line]
+
+
 def test_every_example_is_tested() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [p.stem for p in EXAMPLES.glob("*.py") if f'load("{p.stem}")' not in text] == []

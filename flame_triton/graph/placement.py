@@ -58,7 +58,9 @@ class _Placement:
                     return None
 
     def _order(self, value: Value) -> tuple[Value, Axes] | None:
-        """(ordered, axes) if `value` is transpose(ordered, axes)."""
+        """(ordered, axes) if `value` is transpose(ordered, axes), or an ordered value itself."""
+        if value in self.ordered:
+            return value, tuple(range(value.ndim))
         node = value.node
         if isinstance(node.op.lowering, View) and node.op.lowering.role == "permute" and node.inputs[0] in self.ordered:
             return node.inputs[0], node.attrs["axes"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import flame_triton as ft
-
 from ..adapter import Adapter, OutOfScope, cast, same, via
 
 
