@@ -63,8 +63,8 @@ def _broadcasts(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 @composed(
     samples=samples(
-        Sample((np.array([0, 1, 7, 250]), 6)),
-        Sample((np.array([[0, 1, 2], [0, 63, 5]]), (2, 6, 4)), {"theta": 100.0}),
+        Sample((np.array([0, 1, 7, 250]), 6), grad=()),
+        Sample((np.array([[0, 1, 2], [0, 63, 5]]), (2, 6, 4)), {"theta": 100.0}, ()),
     )
 )
 def rope_tables(positions: Operand, dim: int | Sequence[int], theta: float = 1e4) -> tuple[Value, Value]:

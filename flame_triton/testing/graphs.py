@@ -193,14 +193,18 @@ def _steady(results: Sequence[Value], feeds: dict[Value, np.ndarray]) -> list[np
 
 
 def _fitted(x: Value, shape: tuple[int, ...]) -> Value:
-    """The elements of x in order, from the start again when they are used up, in the given shape."""
+    """The elements of x in order, from the start again and smaller when they are used up, in the given shape.
+
+    Smaller, because the variance of equal elements is rounding error.
+    """
     if x.shape == shape:
         return x
     count = math.prod(shape)
     flat = call("reshape", x, (x.size,))
     if x.size < count:
         times = -(-count // x.size)
-        flat = call("reshape", call("broadcast_to", flat, (times, x.size)), (times * x.size,))
+        scale = call("constant", np.linspace(1.0, 0.5, times)[:, None], x.dtype)
+        flat = call("reshape", call("broadcast_to", flat, (times, x.size)) * scale, (times * x.size,))
     return call("reshape", flat[:count] if flat.size > count else flat, shape)
 
 

@@ -28,16 +28,6 @@ from . import library as lib
 
 
 @triton.jit
-def tile(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """(batch, row tile, column tile) of a program: batches outermost, then matmul's grouped raster order."""
-    within_batch = program % (tiles_m * tiles_n)
-    group = within_batch // (GROUP_M * tiles_n)
-    within = within_batch % (GROUP_M * tiles_n)
-    rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
-    return program // (tiles_m * tiles_n), group * GROUP_M + within % rows, within // rows
-
-
-@triton.jit
 def unravel(i, d, h, w):
     """(n, i_d, i_h, i_w) of the row-major index i over [N, d, h, w]."""
     return i // (w * h * d), i // (w * h) % d, i // w % h, i % w
@@ -144,7 +134,7 @@ def forward(
     PADDING: zeros in front, along each axis. CHECK: whether some tap reaches outside x, along each axis.
     """
     rows = N * O_D * O_H * O_W
-    group, tile_m, tile_n = tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(K, BLOCK_N), GROUP_M)
+    group, tile_m, tile_n = lib.raster(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(K, BLOCK_N), GROUP_M)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     n, o_d, o_h, o_w = unravel(tl.minimum(row, rows - 1), O_D, O_H, O_W)
@@ -185,7 +175,7 @@ def dgrad(
     j_h = tl.cdiv(H, STRIDE[1])
     j_w = tl.cdiv(W, STRIDE[2])
     rows = N * j_d * j_h * j_w
-    batch, tile_m, tile_n = tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(C, BLOCK_N), GROUP_M)
+    batch, tile_m, tile_n = lib.raster(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(C, BLOCK_N), GROUP_M)
     group, rest_d, rest_h, rest_w = unravel(batch, STRIDE[0], STRIDE[1], STRIDE[2])
     r_d = first_tap(rest_d, PADDING[0], STRIDE[0], DILATION[0], STEP[0])
     r_h = first_tap(rest_h, PADDING[1], STRIDE[1], DILATION[1], STEP[1])
@@ -236,7 +226,7 @@ def wgrad(
     taps: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
     tiles_c = tl.cdiv(C, BLOCK_N)
     tiles_n = tl.cdiv(taps * C, BLOCK_N) if FLAT else taps * tiles_c
-    batch, tile_m, tile_n = tile(tl.program_id(0), tl.cdiv(K, BLOCK_M), tiles_n, GROUP_M)
+    batch, tile_m, tile_n = lib.raster(tl.program_id(0), tl.cdiv(K, BLOCK_M), tiles_n, GROUP_M)
     part = batch // GROUPS
     group = batch % GROUPS
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -146,6 +146,7 @@ __all__ = [
     "polygamma",
     "pow",
     "randint_bits",
+    "raster",
     "reciprocal",
     "remainder",
     "right_shift",
@@ -252,6 +253,20 @@ def round_fp16(x):
 
 
 # --- matrix product ---
+
+
+@triton.jit
+def raster(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
+    """(batch, row tile, column tile) of a program: batches outermost, then grouped raster order.
+
+    A group of GROUP_M row tiles is walked down before moving one column tile right, so that programs which run
+    together share operands in L2.
+    """
+    tile = program % (tiles_m * tiles_n)
+    group = tile // (GROUP_M * tiles_n)
+    within = tile % (GROUP_M * tiles_n)
+    rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+    return program // (tiles_m * tiles_n), group * GROUP_M + within % rows, within // rows
 
 
 @triton.jit

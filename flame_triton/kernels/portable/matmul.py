@@ -12,22 +12,6 @@ from . import library as lib
 
 
 @triton.jit
-def _tile(program, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """(batch block, row tile, column tile) of a program: batch blocks outermost, then grouped raster order.
-
-    A group of GROUP_M row tiles is walked down before moving one column tile right, so that programs which run
-    together share operands in L2.
-    """
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tiles_n = tl.cdiv(N, BLOCK_N)
-    tile = program % (tiles_m * tiles_n)
-    group = tile // (GROUP_M * tiles_n)
-    within = tile % (GROUP_M * tiles_n)
-    rows = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
-    return program // (tiles_m * tiles_n), group * GROUP_M + within % rows, within // rows
-
-
-@triton.jit
 def _wrapped(start, size, BLOCK: tl.constexpr):
     """Positions 0 .. BLOCK - 1 of a tile at `start`, int64; those beyond the end wrap round to existing ones.
 
@@ -64,7 +48,7 @@ def matmul(
         mask  True where the element exists, shaped like acc
         ptrs  the tuple given at launch (pointers and scalars), untouched
     """
-    batch_block, tile_m, tile_n = _tile(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
+    batch_block, tile_m, tile_n = lib.raster(tl.program_id(0), tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M)
     m0 = tile_m * BLOCK_M
     n0 = tile_n * BLOCK_N
     a_ptr += m0.to(tl.int64) * stride_am
