@@ -35,7 +35,10 @@ def _not_negative(lambd: float) -> None:
     )
 )
 def hardtanh(x: Operand, min_val: float = -1.0, max_val: float = 1.0) -> Value:
-    """x between min_val and max_val, else the nearer of them; the gradient at both is 0. Of integers: the bounds are cut to integers."""
+    """x between min_val and max_val, else the nearer of them; the gradient at both is 0.
+
+    For integers the bounds are cut to integers.
+    """
     x = as_value(x)
     if x.dtype.kind == "b":
         raise DTypeError("is not defined for bool")
