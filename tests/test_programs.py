@@ -179,3 +179,18 @@ def test_peak_bytes_is_what_torch_allocated() -> None:
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() - before - program.peak_bytes in (0, 1024)
     del held
+
+
+def test_values_without_elements_beside_others() -> None:
+    """What has no elements joins no kernel: its maps would divide by zero."""
+    x = ft.input((5, 0))
+    y = ft.matrix_norm(x, float("inf"))
+    found = ft.compile([y, *ft.grad(y, [x])], [x])(np.zeros((5, 0), np.float32))
+    assert float(found[0]) == 0 and found[1].shape == (5, 0)
+
+
+def test_the_sum_of_bools_is_a_bool() -> None:
+    """Compiled, one bit plus one bit is no bit."""
+    x, y = ft.input((4,), "bool"), ft.input((4,), "bool")
+    a, b = np.array([True, True, False, False]), np.array([True, False, True, False])
+    np.testing.assert_array_equal(ft.compile(x + y, [x, y])(a, b).cpu().numpy(), a | b)

@@ -3,8 +3,8 @@
 After: every Reduce is either a row reduction, [M, N] over axis 1, or a column reduction, [G, R, N] over axis 1, neither
 longer than one program should walk; a matrix product with few output tiles and a long inner size is split over K into
 float32 partial products and their sum (deterministic: the order of the sum is fixed), and the gradient of a
-convolution's weight likewise over output positions. Reductions and products over nothing are constants. Everything else
-is views, which cost nothing.
+convolution's weight likewise over output positions. Reductions and products over nothing are constants, and so is
+whatever has no elements. Everything else is views, which cost nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
-from ..ir.op import Reduce, call
+from ..ir.op import Leaf, Reduce, call
 from ..types import DType, bool_, float32
 from .plan import Target
 
@@ -27,6 +27,9 @@ def legalise(graph: Graph, target: Target) -> Graph:
     """The graph with canonical reductions and split matrix products."""
 
     def rule(node: Node) -> tuple[Value, ...] | None:
+        if not any(t.size for t in node.types) and not isinstance(node.op.lowering, Leaf):
+            with derived_from(node):
+                return tuple(call("full", t.shape, 0, t.dtype) for t in node.types)
         if isinstance(node.op.lowering, Reduce):
             with derived_from(node):
                 return (_reduce(node, target),)

@@ -90,7 +90,13 @@ def _remainder_ref(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 add = pointwise(
-    "add", "{0} + {1}", np.add, lambda node, g: [g, g], doc="x + y.", samples=_pair(), simplify=_add_simplify
+    "add",
+    lambda node: "(lib.flag({0}) | lib.flag({1}))" if node.type.dtype is bool_ else "{0} + {1}",
+    np.add,
+    lambda node, g: [g, g],
+    doc="x + y; of bools whether one of them is True.",
+    samples=_pair(),
+    simplify=_add_simplify,
 )
 sub = pointwise(
     "sub",

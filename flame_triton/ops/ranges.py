@@ -60,11 +60,18 @@ def logspace(
     base: float = 10.0,
     dtype: DTypeLike | None = None,
 ) -> Value:
-    """base ** linspace(start, stop, num): evenly spaced exponents. dtype: default float32."""
+    """base ** linspace(start, stop, num): evenly spaced exponents. dtype: default float32.
+
+    An integer dtype truncates; a power that is whole but for rounding is taken as whole.
+    """
     chosen = as_dtype(dtype or float32)
     if chosen is bool_:
         raise DTypeError("cannot count in bool")
-    return call("cast", call("pow", float(base), _steps(start, stop, num, endpoint)), chosen)
+    powers = call("pow", float(base), _steps(start, stop, num, endpoint))
+    if not chosen.is_float:
+        whole = call("round", powers)
+        powers = where(call("less", call("abs", sub(powers, whole)), mul(whole, 1e-12)), whole, powers)
+    return call("cast", powers, chosen)
 
 
 @composed(

@@ -51,6 +51,7 @@ def main() -> int:
                 tally = check.Tally(failures=[f"{name}: {type(error).__name__}: {error}"])
             report[name] = {**asdict(tally), "seconds": round(seconds, 2)}
             total.add(tally)
+            print(f"{name}: {tally}, {seconds:.1f} s", flush=True)
             for failure in tally.failures:
                 print("FAIL", failure, flush=True)
     passed = sum(r["values"] > 0 and not r["failures"] for r in report.values())

@@ -25,9 +25,10 @@ from .draw import Drawn, as_array, op_db, samples, spread
 FLOOR = 0.05
 """Results smaller than this are differences of larger ones: what was cancelled sets the scale."""
 
-FLOORS = {"nn.functional.scaled_dot_product_attention": 1.0}
+FLOORS = {"nn.functional.scaled_dot_product_attention": 1.0, "nn.functional.normalize": 1.0}
 """As FLOOR. Attention: the scores reach 200, so that softmax is saturated and its gradient is what is left of terms of
-size 30 that cancel; flash attention subtracts a row sum where torch's dense backward subtracts equal terms."""
+size 30 that cancel; flash attention subtracts a row sum where torch's dense backward subtracts equal terms. normalize
+along an axis of length 1 gives a sign, whose gradient is what is left of terms that cancel."""
 
 INEXACT = {
     **dict.fromkeys(("nn.functional.adaptive_avg", "nn.functional.interpolate/", "nn.functional.upsample"), 1e-7),

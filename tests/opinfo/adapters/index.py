@@ -66,6 +66,7 @@ def middle(f: Any, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
 
 
 def mode(f: Any, x: Any, dim: int = -1, keepdim: bool = False) -> Any:
+    no_ties(x)
     return f(x, axis=dim, keepdims=keepdim)
 
 

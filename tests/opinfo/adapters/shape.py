@@ -178,11 +178,19 @@ def eye(f: Any, n: int, m: Any = None, *, dtype: Any = None) -> Any:
     return f(n, m, **({} if dtype is None else {"dtype": dtype}))
 
 
+def cut_late(start: Any, end: Any, dtype: Any) -> None:
+    """With an integer dtype torch cuts the ends to integers before it counts, NumPy and we the numbers afterwards."""
+    if dtype is not None and not dtype.is_float and not (float(start).is_integer() and float(end).is_integer()):
+        raise OutOfScope("torch cuts the ends to integers, we the numbers in between")
+
+
 def linspace(f: Any, start: Any, end: Any, steps: int, *, dtype: Any = None) -> Any:
+    cut_late(number(start), number(end), dtype)
     return f(number(start), number(end), steps, **({} if dtype is None else {"dtype": dtype}))
 
 
 def logspace(f: Any, start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any = None) -> Any:
+    cut_late(number(start), number(end), dtype)
     return f(number(start), number(end), steps, base=base, **({} if dtype is None else {"dtype": dtype}))
 
 
