@@ -3,11 +3,12 @@
 A program keeps its values in one arena, where a read past the end of a value finds its neighbour. Here each slot gets
 its own memory of exactly its size, so that the memory checker sees what a kernel really touches:
 
+    PYTHONPATH=. python tests/sanitize.py --compile scaled_dot_product_attention conv
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=. compute-sanitizer --tool memcheck --error-exitcode 9 \
         python tests/sanitize.py scaled_dot_product_attention conv
 
-Arguments: beginnings of the names of public functions; their samples and gradients are run in every dtype, and so are
-the tail shapes below. Run it once without the sanitizer first: the kernels are then compiled.
+The first command compiles the kernels, in parallel, which does not work inside the sanitizer. Arguments: beginnings of the names of public functions; their samples and gradients are run in every dtype, and so are
+the tail shapes below.
 """
 
 from __future__ import annotations
@@ -109,15 +110,17 @@ def tails(prefixes: list[str], dtype: str) -> Iterator[tuple[str, Graph, list[np
             yield problem(f"conv2d {x} {w} stride 2", [x, w], lambda x, w: ft.conv2d(x, w, stride=2, padding=1))
 
 
-def main(prefixes: list[str]) -> None:
+def main(prefixes: list[str], compile_only: bool) -> None:
     problems = []
     for dtype in ("float32", "bfloat16"):
         for source in (samples, tails):
             for name, graph, arrays in source(prefixes, dtype):
                 problems.append((f"{name} in {dtype}", graph, lower(graph, {}, target(device(None))), arrays))
     launches = [launch for _, _, schedule, _ in problems for launch in schedule.launches]
-    if DEVICE == "cuda":
+    if compile_only:
         compile_all(launches, "cuda:0")
+        print(f"{len(launches)} launches compiled")
+        return
     for name, graph, schedule, arrays in problems:
         try:
             run(graph, schedule, arrays)
@@ -127,4 +130,5 @@ def main(prefixes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or [""])
+    words = [w for w in sys.argv[1:] if w != "--compile"]
+    main(words or [""], "--compile" in sys.argv)

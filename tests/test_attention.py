@@ -116,7 +116,8 @@ def test_sizes_and_bands(rows: int, keys: int, mode: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("e", "ev"), [(1, 1), (40, 24), (72, 72), (96, 80), (160, 160), (16, 256), (256, 8)])
 def test_head_sizes(e: int, ev: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_configs, "heuristic", small_blocks)
+    if config.interpreted():  # several wide float64 heads in one block need more shared memory than there is
+        monkeypatch.setattr(attention_configs, "heuristic", small_blocks)
     Case(lambda q, k, v: attend(q, k, v, is_causal=True), *qkv(33, 40, e, ev, 1, 2)).check()
 
 

@@ -45,7 +45,8 @@ def check(case: Case, options: dict[str, Any]) -> None:
     kind = getattr(torch, case.dtype)
     want, theirs = references(case, options, torch.float64), references(case, options, kind)
     for name, a, t, r in zip("o dq dk dv".split(), case.run(), theirs, want, strict=True):
-        limit = 2 * np.abs(t - r).max() + ft.dtype(case.dtype).eps * np.abs(r).max()
+        # of a single key the weight is 1: what is left of its gradient are terms of about 1/100 that cancel
+        limit = 2 * np.abs(t - r).max() + ft.dtype(case.dtype).eps * max(np.abs(r).max(), 0.01)
         error = np.abs(a.astype(np.float64) - r).max()
         assert error <= limit, f"{name}: {error:.3g}, at most {limit:.3g}"
 
