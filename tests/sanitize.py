@@ -7,8 +7,9 @@ its own memory of exactly its size, so that the memory checker sees what a kerne
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 PYTHONPATH=. compute-sanitizer --tool memcheck --error-exitcode 9 \
         python tests/sanitize.py scaled_dot_product_attention conv
 
-The first command compiles the kernels, in parallel, which does not work inside the sanitizer. Arguments: beginnings of the names of public functions; their samples and gradients are run in every dtype, and so are
-the tail shapes below.
+The first command compiles the kernels, in parallel, which does not work inside the sanitizer. Arguments: beginnings of
+the names of public functions; their samples and gradients are run in float32 and bfloat16, and so are the tail shapes
+below.
 """
 
 from __future__ import annotations

@@ -61,11 +61,9 @@ def by_function() -> dict[str, list[Case]]:
 def _narrows(node: Node) -> bool:
     """True for a cast of float64 to another floating type, and for normal numbers, which a GPU has in float32 and about
     right."""
-    return (
-        node.op.name == "random_normal"
-        or node.type.dtype in (float32, float16, bfloat16)
-        and any(v.dtype is float64 for v in node.inputs)
-    )
+    if node.op.name == "random_normal":
+        return True
+    return node.type.dtype in (float32, float16, bfloat16) and any(v.dtype is float64 for v in node.inputs)
 
 
 class _Builder:
