@@ -110,8 +110,11 @@ class Bound:
         if found is None:
             buffer, begin = self._where(operand.slot)
             reach = extent(operand.slot, operand)
-            skipped = operand.offset * operand.dtype.itemsize if reach.size else 0
-            found = self._views[key] = buffer.place(begin + skipped, reach)
+            if reach.size:
+                place = buffer.place(begin + operand.offset * operand.dtype.itemsize, reach)
+            else:  # the interpreter takes two arrays with one address for the same memory, and the first one's size
+                place = Buffer(1, buffer.memory).place(0, reach)
+            found = self._views[key] = place
         return found
 
     def run(self) -> None:

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def main() -> int:
             except Exception as error:  # a name whose samples cannot be drawn, or a process that died
                 name, seconds = jobs[job], 0.0
                 tally = check.Tally(failures=[f"{name}: {type(error).__name__}: {error}"])
-            report[name] = {**asdict(tally), "seconds": round(seconds, 2)}
+            report[name] = {**vars(tally), "seconds": round(seconds, 2)}
             total.add(tally)
             print(f"{name}: {tally}, {seconds:.1f} s", flush=True)
             for failure in tally.failures:
