@@ -15,7 +15,7 @@ DEVICE = "interpreter" if ft.config.interpreted() else "cuda"
 
 NAMES_FLOOR = 460
 REFERENCE_SAMPLES = 40
-KERNEL_SAMPLES = 2
+KERNEL_SAMPLES = 3
 LARGEST = 100_000
 
 
