@@ -25,6 +25,21 @@ def power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def candidates(kernel: Generated, target: Target) -> list[RegionConfig]:
+    """The configurations worth timing for a compiled kernel, the heuristic's first."""
+    start = heuristic(kernel, target)
+    found = [start]
+    for tall in (1, 2, 4, 8, 16, 32, 64):
+        if kernel.form == "flat" and tall > 1:
+            continue
+        widths = [start.BLOCK_N] if kernel.whole_rows else [256, 512, 1024, 2048, 4096]
+        for width in widths:
+            if tall > power_of_two(kernel.rows) or not 256 <= tall * width <= 32768:
+                continue
+            found += [RegionConfig(tall, width, w) for w in (1, 2, 4, 8, 16) if 4 <= tall * width // (32 * w) <= 64]
+    return list(dict.fromkeys(found))
+
+
 def heuristic(kernel: Generated, target: Target) -> RegionConfig:
     """The configuration used when nothing was tuned."""
     rows, columns = power_of_two(kernel.rows), power_of_two(kernel.columns)

@@ -5,12 +5,13 @@ Pure data in, pure data out: no device is touched, so a graph can be lowered for
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from ..codegen.configs import heuristic
+from ..codegen import configs
 from ..codegen.region import Generated, generate, streams_of
 from ..errors import CompileError
 from ..graph.access import map_onto, views_below
@@ -20,20 +21,24 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import OPS, Fused, Kernel, Leaf, View
 from ..types import TensorType
+from .choices import Choices, Decision, Problem
 from .families import FAMILIES
 
+C = TypeVar("C")
 
-def lower(graph: Graph, updates: Mapping[Value, Value], target: Target) -> Schedule:
+
+def lower(graph: Graph, updates: Mapping[Value, Value], target: Target, choices: Choices | None = None) -> Schedule:
     """The schedule of `graph` with state updates; memory is not planned yet (see graph/memory.py).
 
     updates: state value -> the value it takes after the step. A new value is written straight into the state's buffer
     where no launch still needs the old one; else it is listed in `Schedule.updates` and copied at the end.
+    choices: configurations that were measured; without them, and for what they do not know, heuristics decide.
     """
     fresh = [make("stop_gradient", [v]).out if isinstance(v.node.op.lowering, Leaf) else v for v in updates.values()]
     whole = Graph(graph.inputs, (*graph.outputs, *fresh))
     whole.check_closed()
     with without_collection():
-        lowering = Lowering(optimise(whole, target=target), target)
+        lowering = Lowering(optimise(whole, target=target), target, choices)
         return lowering.finish(len(graph.outputs), list(updates))
 
 
@@ -55,9 +60,11 @@ class KernelCall:
 class Lowering:
     """The state of one lowering: slots by value, and the launches so far."""
 
-    def __init__(self, graph: Graph, target: Target) -> None:
+    def __init__(self, graph: Graph, target: Target, choices: Choices | None = None) -> None:
         self.graph = graph
         self.target = target
+        self.choices = choices
+        self.decisions: list[Decision] = []
         self.slots: dict[Value, Slot] = {}
         self.launches: list[Launch] = []
         self.in_place: list[tuple[int, Slot, Slot]] = []  # (launch, result, operand whose memory it may take over)
@@ -119,6 +126,26 @@ class Lowering:
         """Scratch memory of one node."""
         return Slot("arena", math.prod(shape) * dtype_of.dtype.itemsize)
 
+    def choose(
+        self,
+        node: Node,
+        family: str,
+        facts: Mapping[str, Any],
+        candidates: Callable[[], Sequence[C]],
+        heuristic: Callable[[], C],
+    ) -> C:
+        """The configuration of a kernel for `node`: a measured one if the problem is known, else the heuristic's.
+
+        facts: see choices.Problem. Interpreted kernels have nothing to choose.
+        """
+        if self.target.interpreted:
+            return heuristic()
+        problem = Problem.of(family, facts)
+        found = None if self.choices is None else self.choices.find(problem, candidates)
+        config, source = found or (heuristic(), "heuristic")
+        self.decisions.append(Decision(node, problem, candidates, config, source))
+        return config
+
     # ---- nodes -------------------------------------------------------------------------------------------------
 
     def _launch(self, node: Node) -> None:
@@ -139,7 +166,10 @@ class Lowering:
     def _region(self, node: Node) -> None:
         region: Graph = node.attrs["region"]
         kernel = generate(region, node.attrs["roles"])
-        config = heuristic(kernel, self.target)
+        config = self.choose(
+            node, "region", {"kernel": digest(kernel), "rows": kernel.rows},
+            lambda: configs.candidates(kernel, self.target), lambda: configs.heuristic(kernel, self.target),
+        )  # fmt: skip
         results = [self.slots[v] for v in node.outputs]
         pointers = [self.operand(v) for v in node.inputs] + [
             Operand(s, v.dtype) for s, v in zip(results, node.outputs, strict=True)
@@ -221,6 +251,10 @@ class Lowering:
         )  # fmt: skip
         self.in_place += [(index, results[o], extras[i]) for o, i in made.in_place if extras[i] not in operands]
 
+    def epilogue_digest(self, call: KernelCall) -> str:
+        """What tells epilogues apart, for `choose`."""
+        return digest(generate(call.region, call.roles, call.region.inputs[0]))
+
     def strided(self, value: Value) -> tuple[Operand, tuple[int, ...]]:
         """An operand read through one strided view: pointer to its first element, and strides in elements."""
         base = self.base(value)
@@ -272,6 +306,11 @@ class Lowering:
             if free and result.alias is None and result not in kept and uses[operand][-1] == index:
                 result.alias = operand
                 taken.add(operand)
+
+
+def digest(kernel: Generated) -> str:
+    """What tells generated kernels apart, for `Lowering.choose`."""
+    return hashlib.sha256(kernel.source.encode()).hexdigest()[:16]
 
 
 def reference(kernel: Generated) -> KernelRef:

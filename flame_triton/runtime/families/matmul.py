@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...errors import CompileError
@@ -25,7 +26,12 @@ def matmul(lowering: Lowering, node: Node) -> None:
     batch, (m, k), n = math.prod(a.shape[:-2]), a.shape[-2:], b.shape[-1]
     layouts = ["n" if s[-1] == 1 or s[-2] != 1 else "t" for _, s in (first, second)]
     problem = matmul_configs.Problem(batch, m, n, k, a.dtype.name, *layouts)
-    config = matmul_configs.heuristic(problem, lowering.target.interpreted, lowering.target.arch)
+    target = lowering.target
+    config = lowering.choose(
+        node, "matmul", {**asdict(problem), "epilogue": lowering.epilogue_digest(call)},
+        lambda: matmul_configs.configs(problem, target.arch),
+        lambda: matmul_configs.heuristic(problem, target.interpreted, target.arch),
+    )  # fmt: skip
     constexprs = {
         "INPUT_PRECISION": "ieee",
         "BLOCK_B": config.BLOCK_B,
