@@ -7,6 +7,7 @@ nothing but index arithmetic. A statement is written once per (value, map).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from ..ir.index_map import IndexMap, StridedView, refine, row_major
 from ..ir.node import Node, Value
 from ..ir.op import Generator, Pointwise, Reduce, View
 from ..types import DType, bfloat16, bool_, float16, float64
+from .precision import short_nodes, shortened
 
 Deps = frozenset[int]
 NEVER = "tl.cast(False, tl.int1)"  # the condition of an element that is always masked
@@ -131,6 +133,11 @@ class Emitter:
     def fresh(self, prefix: str = "v") -> str:
         self.counter[0] += 1
         return f"{prefix}{self.counter[0]}"
+
+    @functools.cached_property
+    def short(self) -> frozenset[Node]:
+        """The nodes whose elementary functions may be short."""
+        return short_nodes(self.region)
 
     def assign(self, expression: str, deps: Deps, comment: str = "", prefix: str = "v") -> Term:
         name = self.fresh(prefix)
@@ -289,6 +296,8 @@ class Emitter:
         if not operands:
             return Term(constant(node.attrs["value"], node.type.dtype), deps)
         text = lowering.render(node).format(*(t.text for t in operands), **node.attrs)
+        if node in self.short:
+            text = shortened(text)
         return self.assign(rounded(text, node.type.dtype), deps, node.op.name)
 
     def _reduce(self, value: Value) -> Term:

@@ -235,8 +235,9 @@ class Lowering:
     ) -> None:
         """Launch a kernel that ends in EPILOGUE(acc, b, m, n, mask, ptrs).
 
-        read, written: workspaces besides operands, extras and results. args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple holds pointers of the
-        epilogue's operands and results, the number of matrices, M, and the streams of random draws.
+        read, written: workspaces besides operands, extras and results. args: from the tuple `ptrs` to all arguments.
+        The result's shape is [..., M, N]; the tuple holds pointers of the epilogue's operands and results, the number
+        of matrices, M, and the streams of random draws.
         """
         made = generate(call.region, call.roles, call.region.inputs[0])
         results = [self.slots[v] for v in call.node.outputs]
@@ -248,9 +249,10 @@ class Lowering:
         operands = [self.slot(v) for v in call.operands]
         extras = [self.slot(v) for v in call.extras]
         index = len(self.launches)
+        full_label = label if "kernel" not in call.node.attrs else f"{label} + {made.name}"
         self.emit(
             call.node, kernel, grid, args(ptrs), {"EPILOGUE": reference(made), **constexprs}, options,
-            [*operands, *extras, *read], [*results, *written], label if "kernel" not in call.node.attrs else f"{label} + {made.name}",
+            [*operands, *extras, *read], [*results, *written], full_label,
         )  # fmt: skip
         self.in_place += [(index, results[o], extras[i]) for o, i in made.in_place if extras[i] not in operands]
 

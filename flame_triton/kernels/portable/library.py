@@ -70,6 +70,7 @@ from .numeric import (
     xlog1py,
     xlogy,
 )
+from .short import short_erfc, short_exp, short_sigmoid, short_tanh
 from .special import (
     cot_pi,
     digamma,
@@ -154,6 +155,10 @@ __all__ = [
     "round_bf16",
     "round_fp16",
     "rsqrt",
+    "short_erfc",
+    "short_exp",
+    "short_sigmoid",
+    "short_tanh",
     "sigmoid",
     "sign",
     "signbit",
