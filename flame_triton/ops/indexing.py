@@ -77,6 +77,7 @@ def _scatter_ref(index: np.ndarray, g: np.ndarray, *, rows: int) -> np.ndarray:
     lowering=Kernel("gather"),
     ref=_gather_ref,
     vjp=lambda node, g: [call("scatter_add_rows", node.inputs[1], g, node.inputs[0].shape[0]), None],
+    stores=True,
     samples=samples(
         Sample((randn(6, 5), np.array([0, 5, 2, 2, -1, -6, 0]))),
         Sample((randn(1, 3), np.array([0, 0]))),
