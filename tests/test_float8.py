@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +337,31 @@ def test_arithmetic_is_refused(name: str, call) -> None:
         call()
     assert found.value.op == name
     assert found.value.loc.file == __file__
+
+
+def test_an_optimizer_wants_a_master_copy() -> None:
+    """8-bit weights are trained through float32 ones that are cast: to add small steps to 8 bits loses them."""
+    w = ft.parameter((4,), "float8_e5m2", "w", 1.0)
+    (gradient,) = ft.grad(ft.sum(ft.square(ft.cast(w, "float32"))), [w])
+    with pytest.raises(ft.errors.DTypeError, match="float8_e5m2 only stores values"):
+        ft.optim.SGD([w], 0.1).updates([gradient])
+
+
+def test_threads_do_not_see_each_other() -> None:
+    """A cast of the user's own, while another thread is inside a function."""
+    inside, done = threading.Event(), threading.Event()
+
+    def body(x: Value) -> Value:
+        inside.set()
+        assert done.wait(10)
+        return x * 2.0
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(ft.foreach, body, [[ft.input((3,))]])
+        assert inside.wait(10)
+        assert ft.cast(x8, "float32").dtype is ft.float32
+        done.set()
+        future.result()
 
 
 @pytest.mark.parametrize(("name", "call"), MIXED, ids=[name for name, _ in MIXED])

@@ -87,7 +87,7 @@ def taken(x: torch.Tensor, indices: torch.Tensor, axis: int | None = 0, mode: st
 
 
 def wrapped(index: torch.Tensor, x: torch.Tensor, dim: int) -> torch.Tensor:
-    return index % x.shape[dim]
+    return index % (x.shape[dim] if x.ndim else 1)
 
 
 def scattered(index: torch.Tensor, values: torch.Tensor, rows: int) -> torch.Tensor:

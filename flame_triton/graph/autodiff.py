@@ -85,7 +85,9 @@ def _seed(value: Value, seed: Value | None) -> Value:
     if seed.shape != value.shape:
         raise ShapeError(f"grad_output has shape {seed.shape}, the output has {value.shape}", op="grad")
     if seed.dtype is not value.dtype.gradient:
-        raise DTypeError(f"grad_output is {seed.dtype}, the output is {value.dtype}", op="grad")
+        raise DTypeError(
+            f"grad_output is {seed.dtype}, needs {value.dtype.gradient} for an output of {value.dtype}", op="grad"
+        )
     return seed
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -166,14 +167,22 @@ SAMPLED: dict[str, Sampled] = {}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_running: list[str] = []  # the public functions that are being called, the outermost first
+
+class _Running(threading.local):
+    """The public functions that this thread is in, the outermost first."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+
+_running = _Running()
 
 
 def refuse_within(x: Value) -> None:
     """Raises DTypeError for an 8-bit float, unless the user's own code calls: casts that a function makes on its own to
     compute would hide arithmetic."""
-    if len(_running) > 1 and x.dtype.is_storage:
-        raise DTypeError(storage_only(x.dtype), op=_running[0])
+    if len(_running.names) > 1 and x.dtype.is_storage:
+        raise DTypeError(storage_only(x.dtype), op=_running.names[0])
 
 
 def publish(function: Function, name: str, samples: Samples, aliases: Sequence[str]) -> Function:
@@ -181,7 +190,7 @@ def publish(function: Function, name: str, samples: Samples, aliases: Sequence[s
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        _running.append(name)
+        _running.names.append(name)
         try:
             return function(*args, **kwargs)
         except FlameError as error:
@@ -189,7 +198,7 @@ def publish(function: Function, name: str, samples: Samples, aliases: Sequence[s
             error.loc = error.loc or user_location()
             raise
         finally:
-            _running.pop()
+            _running.names.pop()
 
     for label in (name, *aliases):
         public(checked, label)
