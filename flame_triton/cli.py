@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.core import TyperGroup
 
-from . import __version__, config
+from . import __version__, cli_bench, config
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
 from .ir.node import Value
@@ -348,6 +348,9 @@ def _module_name(given: str) -> str:
         raise ArgumentError(f"{given} cannot be imported: {error}") from error
     finally:
         sys.path.pop(0)
+
+
+app.command(name="bench", epilog=EPILOG)(cli_bench.bench)
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
             "x".join(map(str, launch.grid)),
             ", ".join(map(str, launch.node.types)),
             _in_place(launch),
-            f"{_moved(launch):,} B",
+            f"{moved(launch):,} B",
             _where(launch.node),
         )
         for i, launch in enumerate(launches)
     ]
-    return "\n".join(lines + _table(("", "label", "kernel", "grid", "type", "in place", "moved", "line"), rows))
+    return "\n".join(lines + table(("", "label", "kernel", "grid", "type", "in place", "moved", "line"), rows))
 
 
 def of_graph(graph: Graph, nodes: Sequence[Node], peak: int) -> str:
@@ -42,7 +42,7 @@ def of_graph(graph: Graph, nodes: Sequence[Node], peak: int) -> str:
         f"peak {peak:,} B",
         "",
     ]
-    return "\n".join(lines + _table(("", "op", "type", "line"), rows))
+    return "\n".join(lines + table(("", "op", "type", "line"), rows))
 
 
 def _memory_line(memory: Sequence[tuple[str, int]]) -> str:
@@ -56,7 +56,7 @@ def _in_place(launch: Launch) -> str:
     return ", ".join(dict.fromkeys(taken)) or "-"
 
 
-def _moved(launch: Launch) -> int:
+def moved(launch: Launch) -> int:
     """Bytes of all slots read and written, each counted once as a whole."""
     return sum(s.nbytes for s in launch.reads) + sum(s.nbytes for s in launch.writes)
 
@@ -67,7 +67,7 @@ def _where(node: Node) -> str:
     return f"{place} (gradient of {node.origin.op.name})" if node.origin is not None else place
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows in aligned columns, numbers of the first column to the right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return [
