@@ -241,7 +241,9 @@ class Replayed:
 
 
 def _label(launch: Any) -> str:
-    return launch.label or launch.kernel.name
+    """A launch's name, and where its configuration comes from."""
+    source = getattr(launch, "choice", "")
+    return (launch.label or launch.kernel.name) + (f" ({source})" if source else "")
 
 
 class KernelSession(Session):

@@ -9,6 +9,7 @@ same bytes, or cuBLAS's product of 8192^3 for what computes.
 from __future__ import annotations
 
 import gc
+import math
 import platform
 import statistics
 import time
@@ -23,7 +24,9 @@ import flame_triton as ft
 from bench.case import Case, KernelCase, Ours, Scale, Session, Work
 from bench.opponents import MODES, SLOW_MODES, Run, Step, prepare
 from flame_triton.errors import FlameError
-from flame_triton.ir.graph import Graph
+from flame_triton.runtime.ahead import compile_all
+from flame_triton.runtime.compile import planned
+from flame_triton.runtime.device import device
 
 SCHEMA = 1
 STRANGE = 10  # an opponent this many tolerances away from the reference is left out of the comparison
@@ -199,10 +202,10 @@ def large_product(memory: str, quick: bool) -> tuple[Run, int]:
 class Harness:
     """Measures cases one after the other. say: takes a line for the user."""
 
-    def __init__(self, plan: Plan, device: str, say: Callable[[str], None], clock: Clock | None = None) -> None:
-        self.plan, self.device, self.say = plan, device, say
-        self.memory = "cuda" if device == "cuda" else "cpu"
-        self.clock = clock or (CudaClock() if device == "cuda" else HostClock())
+    def __init__(self, plan: Plan, where: str, say: Callable[[str], None], clock: Clock | None = None) -> None:
+        self.plan, self.device, self.say = plan, where, say
+        self.memory = "cuda" if where == "cuda" else "cpu"
+        self.clock = clock or (CudaClock() if where == "cuda" else HostClock())
         self._product: tuple[Run, int] | None = None
         self._tuned = 0.0
 
@@ -240,7 +243,8 @@ class Harness:
         error = relative_error(once(sides["ours"]), reference)
         if not error <= session.tolerance:
             message = f"relative RMS error {error:.2g}, at most {session.tolerance:g}"
-            return _entry(case, "wrong", message, session.work, error=error, kernels=kernels)
+            finite = error if math.isfinite(error) else None
+            return _entry(case, "wrong", message, session.work, error=finite, kernels=kernels)
         errors: dict[str, float] = {"ours": error}
         failed: dict[str, str] = {}
         for name, make in session.opponents().items():
@@ -295,20 +299,16 @@ class Harness:
 
     def _compile(self, cases: Sequence[Case]) -> None:
         """All kernels of all cases at once, on every core, so that no case waits for its own."""
-        from flame_triton.runtime.ahead import compile_all
-        from flame_triton.runtime.device import device, target
-        from flame_triton.runtime.lower import lower
-
         start, launches = time.perf_counter(), []
+        chosen = device(self.device)
         for case in cases:
             try:
                 for ours in _graphs(case):
-                    graph = Graph((), tuple(ours.outputs))
-                    launches += lower(graph, dict(ours.updates), target(device(self.device))).launches
+                    launches += planned(ours.outputs, ours.updates, chosen)
             except FlameError as error:
                 self.say(f"{case.name}: {error}")  # its own row says so again
         try:
-            compile_all(launches, device(self.device).memory)
+            compile_all(launches, chosen.memory)
         except FlameError as error:
             self.say(f"a kernel does not compile: {error}")
         self.say(f"{len(launches)} launches planned and compiled in {time.perf_counter() - start:.1f} s")

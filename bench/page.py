@@ -30,8 +30,8 @@ def page(result: dict[str, Any]) -> str:
     rows = [r for r in result["cases"] if r["verdict"] == "ok"]
     parts = [f"<h1>flame_triton bench</h1><p class=note>{html.escape(conditions(result))}</p>"]
     parts.append(
-        "<p>Medians of alternating rounds with cold caches; ratio: the best opponent's time over ours; ceiling: a copy of"
-        " the same bytes, or cuBLAS's product of 8192³, in the same rounds; black marks: what is aimed at.</p>"
+        "<p>Medians of alternating rounds with cold caches; ratio: the best opponent's time over ours; ceiling: a copy"
+        " of the same bytes, or cuBLAS's product of 8192³, in the same rounds; black marks: what is aimed at.</p>"
     )
     if rows:
         parts += ["<h2>All cases</h2>", _svg(overview_figure(rows))]

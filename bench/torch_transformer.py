@@ -14,6 +14,11 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
 
+def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """With the weight in x's dtype, for which torch has a kernel."""
+    return F.rms_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.eps)
+
+
 class Block(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -29,7 +34,7 @@ class Block(nn.Module):
     def mix(self, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, tokens, width = h.shape
         q, k, v = self.qkv(h).view(batch, tokens, 3, self.sizes.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = (turned(norm(x), cos, sin).to(v.dtype) for norm, x in ((self.norm_q, q), (self.norm_k, k)))
+        q, k = (turned(_normed(x, norm), cos, sin).to(v.dtype) for x, norm in ((q, self.norm_q), (k, self.norm_k)))
         y = F.scaled_dot_product_attention(q, k, v) if self.sizes.attention else q + k + v
         return self.proj(y.transpose(1, 2).reshape(batch, tokens, width))
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.core import TyperGroup
 
-from . import __version__, cli_bench, config
+from . import __version__, config
+from .cli_bench import bench
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
 from .ir.node import Value
@@ -86,6 +87,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(**_settings("Train a model."))
 app.add_typer(train_app, name="train")
+app.command(epilog=EPILOG)(bench)
 
 
 def _show_version(wanted: bool) -> None:
@@ -348,9 +350,6 @@ def _module_name(given: str) -> str:
         raise ArgumentError(f"{given} cannot be imported: {error}") from error
     finally:
         sys.path.pop(0)
-
-
-app.command(name="bench", epilog=EPILOG)(cli_bench.bench)
 
 
 def main() -> None:

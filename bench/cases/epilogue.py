@@ -18,6 +18,8 @@ from flame_triton import Value
 from flame_triton.ops.matmul import product as product_in
 
 TANH = "tanh"
+# Tensor cores truncate where they add up float32: K = 4608 products may leave more than 1e-5.
+ACCUMULATED = 1e-4
 ONE, TWO = Aims(ratio=1.0, bare=1.02), Aims(ratio=1.0, bare=1.06)
 GELU = Aims(ratio=1.12, bare=1.02)
 ALL = ("compile", "max-autotune", "inductor-triton")
@@ -64,7 +66,8 @@ def _forward(scale: Scale) -> Iterator[KernelCase]:
     )  # fmt: skip
     yield KernelCase(
         f"float32 result {size}", "epilogue", {n: arrays[n] for n in ("x", "w")},
-        lambda x, w: product_in(x, ft.transpose(w), ft.float32), _float32_product, aims=ONE, **shared,
+        lambda x, w: product_in(x, ft.transpose(w), ft.float32), _float32_product, aims=ONE,
+        tolerance=ACCUMULATED, **shared,
     )  # fmt: skip
 
 
@@ -128,5 +131,6 @@ def _backward(scale: Scale) -> Iterator[KernelCase]:
         "wgrad added to a float32 gradient 12288x4608x3072 tn", "epilogue",
         {**wgrad, "total": Array((n, k), "float32")},
         lambda dy, x, total: total + product_in(ft.transpose(dy), x, ft.float32),
-        lambda dy, x, total: total.add_(dy.t() @ x), into=("total",), bare=bare, **shared,
+        lambda dy, x, total: total.add_(dy.t() @ x), into=("total",), bare=bare,
+        tolerance=ACCUMULATED, **shared,
     )  # fmt: skip

@@ -111,6 +111,29 @@ def torch_optimizer(kind: Any, **options: Any) -> TorchStep:
     return how
 
 
+def with_masters(kind: Any, dtype: torch.dtype, **options: Any) -> TorchStep:
+    """As torch users keep them: gradients cast up, the masters' step, the masters cast down into the weights."""
+    inner = torch_optimizer(kind, **options)
+
+    def how(weights: list[Tensor], slopes: list[Tensor]) -> Step:
+        masters, wide = ([t.to(dtype) for t in tensors] for tensors in (weights, slopes))
+        original = [w.clone() for w in weights]
+        step = inner(masters, wide)
+
+        def call() -> list[Tensor]:
+            torch._foreach_copy_(wide, slopes)
+            torch._foreach_copy_(weights, step.call())
+            return weights
+
+        def reset() -> None:
+            step.reset()
+            torch._foreach_copy_(weights, original)
+
+        return Step(call, reset)
+
+    return how
+
+
 def torch_lion(compiled: bool = False) -> TorchStep:
     """Lion by torch's foreach functions: p -= lr (sign(b1 m + (1 - b1) g) + decay p); m = b2 m + (1 - b2) g."""
 
@@ -160,7 +183,18 @@ def cases(scale: Scale) -> Iterator[OptimizerCase]:
             "foreach": torch_optimizer(sgd, momentum=0.9, foreach=True),
         },
     )  # fmt: skip
-    if lion := getattr(optim, "Lion", None):
+    if hasattr(optim, "Lion"):
+        yield OptimizerCase(
+            "AdamW bfloat16 with float32 masters, 268M in 416 tensors", sizes,
+            lambda p: optim.AdamW(p, LR, master="float32", **shared),  # pyright: ignore[reportCallIssue]
+            with_masters(torch.optim.AdamW, torch.float64, foreach=True),
+            {
+                "fused + casts": with_masters(torch.optim.AdamW, torch.float32, fused=True),
+                "foreach + casts": with_masters(torch.optim.AdamW, torch.float32, foreach=True),
+            },
+            dtype="bfloat16",
+        )  # fmt: skip
+        lion = optim.Lion  # pyright: ignore[reportAttributeAccessIssue]
         yield OptimizerCase(
             "Lion float32, 268M in 416 tensors", sizes, lambda p: lion(p, LR, betas=(0.9, 0.99), **shared),
             torch_lion(), {"foreach": torch_lion(), "compile": torch_lion(compiled=True)},
