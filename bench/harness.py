@@ -29,7 +29,7 @@ from flame_triton.runtime.compile import planned
 from flame_triton.runtime.device import device
 
 SCHEMA = 1
-STRANGE = 10  # an opponent this many tolerances away from the reference is left out of the comparison
+STRANGE = 0.05  # relative RMS error at which an opponent is left out: it computes something else
 LEAST, MOST = 3, 40  # samples of each side in one round
 LEAD = 16  # how often the cache is overwritten before a round, so that the host is ahead of the device from its start
 
@@ -259,7 +259,7 @@ class Harness:
                 sides.pop(name, None)
                 failed[name] = str(broken).strip().split("\n")[0][:200]
                 continue
-            if not errors[name] <= STRANGE * session.tolerance:
+            if not errors[name] <= STRANGE:
                 failed[name] = f"relative RMS error {errors[name]:.2g}"
                 del sides[name]
         del reference
@@ -285,7 +285,7 @@ class Harness:
             return "not asked for"
         if name in MODES and self.device != "cuda" and not self.plan.opponents:
             return "not asked for"
-        if name in SLOW_MODES and self._tuned > self.plan.autotune:
+        if name in SLOW_MODES and self._tuned >= self.plan.autotune:
             return f"autotuning had used its {self.plan.autotune:g} s"
         return None
 

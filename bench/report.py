@@ -19,7 +19,10 @@ from rich.text import Text
 
 Row = dict[str, Any]
 AIMS = ("ratio", "share", "bare")
-COLUMNS = ("work", "ours", "rate", "best opponent", "others", "ratio", "of the ceiling", "over bare product")
+COLUMNS = (
+    "work", "ours", "rate", "best opponent", "others", "ratio", "of the ceiling", "over bare product", "torch before",
+)  # fmt: skip
+"""torch before: what torch reached in another run, on one H200 with torch 2.11."""
 
 
 def rate(row: Row, milliseconds: float) -> str:
@@ -46,7 +49,7 @@ def cells(row: Row) -> list[str]:
     """The row as text, one for each column; a row without times says why."""
     if row["verdict"] != "ok":
         word = {"wrong": "WRONG", "failed": "FAILED", "skipped": "not run"}[row["verdict"]]
-        return [row["name"], word, row["message"], "", "", "", "", ""]
+        return [row["name"], word, row["message"], "", "", "", "", "", row["bar"]]
     ours, best = row["ours"]["median_ms"], row["best"]
     others = {n: o["median_ms"] for n, o in row["opponents"].items() if n != best}
     calls = [n for n, o in row["opponents"].items() if row["ours"]["captured"] and not o["captured"]]
@@ -64,6 +67,7 @@ def cells(row: Row) -> list[str]:
         f"{row['ratio']:.3f}x" if row["ratio"] is not None else "",
         f"{row['share']:.1%}",
         f"{row['over_bare']:.3f}x" if row["over_bare"] is not None else "",
+        row["bar"],
     ]
 
 
@@ -112,8 +116,8 @@ def joined(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def screen(result: dict[str, Any]) -> Group:
-    """A table for each family: green what reaches its aim, red what does not. The other opponents are in the files."""
-    shown = [i for i in range(len(COLUMNS)) if i != COLUMNS.index("others")]
+    """A table for each family: green what reaches its aim, red what does not. The rest is in the files."""
+    shown = [i for i, name in enumerate(COLUMNS) if name not in ("others", "torch before")]
     tables: list[Any] = []
     for family, rows in families(result["cases"]).items():
         title = Text.assemble((family, "bold"), f": {summary(rows)}")
