@@ -18,8 +18,7 @@ from flame_triton.errors import DeviceError
 from flame_triton.graph.cost import flops
 from flame_triton.graph.pipeline import optimise
 from flame_triton.ir.graph import Graph
-from flame_triton.runtime import profile as profiling
-from flame_triton.runtime.profile import Ceilings, LaunchTime, Profile
+from flame_triton.runtime.profile import Ceilings, LaunchTime, Profile, entries
 
 M, N, K = 32, 16, 8
 
@@ -59,6 +58,18 @@ def test_work_and_lines() -> None:
     assert all(e.line.startswith("test_profile.py:") and "training_program" in e.line for e in found.launches)
     for e in found.launches:
         assert e.floor == pytest.approx(max(e.nbytes / 1e9, e.flops / 1e12))
+
+
+def test_work_of_several_launches_is_divided_by_time() -> None:
+    q, g = ft.parameter((1, 1, 8, 8)), ft.parameter((1, 1, 8, 8))
+    slope = ft.grad(ft.scaled_dot_product_attention(q, q, q), [q], grad_output=g)[0]
+    launches = [la for la in ft.compile([slope]).launches if la.node.op.name == "attention_backward"]
+    assert len(launches) == 2
+    found = entries(launches, [3e-6, 1e-6], Ceilings(1e30, 1e12))
+    assert [e.flops for e in found] == [10 * 8**3 * 3 // 4, 10 * 8**3 // 4]
+    read, made = 4 * (2 * 64 + 2 * 8), 4 * 3 * 64  # q, k and v are one array; lse and delta have one number a row
+    assert found[0].nbytes + found[1].nbytes == pytest.approx(read + made, abs=1)
+    assert found[0].share == pytest.approx(found[1].share)
 
 
 def fake() -> Profile:

@@ -25,7 +25,7 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
             "x".join(map(str, launch.grid)),
             ", ".join(map(str, launch.node.types)),
             _in_place(launch),
-            f"{moved(launch):,} B",
+            f"{_moved(launch):,} B",
             _where(launch.node),
         )
         for i, launch in enumerate(launches)
@@ -56,7 +56,7 @@ def _in_place(launch: Launch) -> str:
     return ", ".join(dict.fromkeys(taken)) or "-"
 
 
-def moved(launch: Launch) -> int:
+def _moved(launch: Launch) -> int:
     """Bytes of all slots read and written, each counted once as a whole."""
     return sum(s.nbytes for s in launch.reads) + sum(s.nbytes for s in launch.writes)
 

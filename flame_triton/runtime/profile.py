@@ -46,8 +46,8 @@ class LaunchTime:
     """One launch of a step.
 
     label, kernel: its names. line: of the user, with the function it is in. gradient: whether a gradient rule made it.
-    seconds: median. nbytes: of all arrays that it reads and writes, each whole and once. flops: of its products.
-    floor: seconds that the ceilings ask for.
+    seconds: median. nbytes: of all arrays that it reads and writes, each whole and once. flops: of its products. Both
+    are those of its node, divided by time if that takes several launches. floor: seconds that the ceilings ask for.
     """
 
     label: str
@@ -219,7 +219,7 @@ def measure(bound: Bound, device: Device, ceilings: Ceilings, clock: Clock, whol
     """Every launch of a step on the staged inputs; the state is put back afterwards. whole: times the step itself."""
     memory = device.memory
     saved = Saved(bound.changed, memory)
-    found: list[LaunchTime] = []
+    times: list[float] = []
     try:
         with buffers.aside(memory):  # loads every kernel, which cannot happen while a graph is recorded
             bound.run()
@@ -230,14 +230,13 @@ def measure(bound: Bound, device: Device, ceilings: Ceilings, clock: Clock, whol
         bound.begin()
         for launch, call in bound.launches:
             held = Saved([place for slot in launch.writes if (place := _place(bound, slot)) is not None], memory)
-            seconds = clock.seconds(call)
+            times.append(clock.seconds(call))
             held.restore()
             call()
-            found.append(entry(launch, seconds, ceilings))
     finally:
         saved.restore()
         buffers.synchronize(memory)
-    return Profile(str(device), found, step, ceilings)
+    return Profile(str(device), entries([launch for launch, _ in bound.launches], times, ceilings), step, ceilings)
 
 
 def _place(bound: Bound, slot: Slot) -> Place | None:
@@ -245,10 +244,30 @@ def _place(bound: Bound, slot: Slot) -> Place | None:
     return bound.place(slot, slot.value.type) if slot.value is not None else None
 
 
-def entry(launch: Launch, seconds: float, ceilings: Ceilings) -> LaunchTime:
-    """A launch with its time, its work and where it comes from."""
+def entries(launches: Sequence[Launch], times: Sequence[float], ceilings: Ceilings) -> list[LaunchTime]:
+    """Launches with their seconds. What a node of several launches moves and computes is divided among them by time."""
+    nodes: dict[Node, list[tuple[Launch, float]]] = {}
+    for launch, seconds in zip(launches, times, strict=True):
+        nodes.setdefault(launch.node, []).append((launch, seconds))
+    found: list[LaunchTime] = []
+    for launch, seconds in zip(launches, times, strict=True):
+        own = nodes[launch.node]
+        whole = sum(s for _, s in own)
+        part = seconds / whole if whole else 1 / len(own)
+        found.append(_entry(launch, seconds, round(_moved(own) * part), round(flops(launch.node) * part), ceilings))
+    return found
+
+
+def _moved(own: Sequence[tuple[Launch, float]]) -> int:
+    """Bytes of all slots that the launches of a node read, and of all that they write, each once."""
+    reads = {slot for launch, _ in own for slot in launch.reads}
+    writes = {slot for launch, _ in own for slot in launch.writes}
+    return sum(slot.nbytes for slots in (reads, writes) for slot in slots)
+
+
+def _entry(launch: Launch, seconds: float, nbytes: int, work: int, ceilings: Ceilings) -> LaunchTime:
+    """A launch with its time, its part of the work, and where it comes from."""
     node = launch.node
-    nbytes, work = listing.moved(launch), flops(node)
     return LaunchTime(
         launch.label or launch.kernel.name, launch.kernel.name, line_of(node), node.origin is not None,
         ", ".join(map(str, node.types)), launch.grid, seconds, nbytes, work,
