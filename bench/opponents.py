@@ -48,10 +48,10 @@ def prepare(make: Callable[[], Step], memory: str, capture: bool = True) -> Run:
         step = make()
         kept: list[Tensor] = []
 
-        def call() -> None:
+        def remembered() -> None:
             kept[:] = step.call()
 
-        return Run(call, lambda: kept, step.reset, seconds=time.perf_counter() - start)
+        return Run(remembered, lambda: kept, step.reset, seconds=time.perf_counter() - start)
     # Autograd runs backward on the stream of the forward pass, so all of it happens on the stream of the capture.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -189,7 +189,19 @@ def test_list_and_quick_run(tmp_path: Path) -> None:
     pytest.importorskip("bench.harness", reason="bench/ is part of a checkout alone")
     listed = run("--list", "--family", "gemm")
     assert listed.exit_code == 0 and "4608x3072x9216 nt" in listed.output
-    done = run("bias + SiLU", "--quick", "--rounds", "1", "--seconds", "0.001", "--json", "-o", str(tmp_path))
+    done = run(
+        "bias + SiLU",
+        "--quick",
+        "--opponents",
+        "eager",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.001",
+        "--json",
+        "-o",
+        str(tmp_path),
+    )
     if not ft.config.gpu_available():
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["cases"][0]["verdict"] == "ok"

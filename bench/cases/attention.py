@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 import flame_triton as ft
 from bench.case import Aims, Array, KernelCase, Scale
@@ -78,8 +79,7 @@ def _exact(causal: bool) -> Callable[..., Tensor]:
             return list(x.flatten(0, 1).unbind(0))
 
         found = [
-            torch.utils.checkpoint.checkpoint(one, *heads, use_reentrant=False)
-            for heads in zip(parts(q), parts(k), parts(v), strict=True)
+            checkpoint(one, *heads, use_reentrant=False) for heads in zip(parts(q), parts(k), parts(v), strict=True)
         ]
         return torch.stack(found).unflatten(0, q.shape[:2])
 
