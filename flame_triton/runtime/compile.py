@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentError, DeviceError, GraphError
+from ..graph.plan import Launch
 from ..ir.graph import Graph
 from ..ir.node import Value
 from ..types import dtype as as_dtype
@@ -61,6 +62,11 @@ def compile(
     wide = dtype is not None
     executor = _executor(graph, news, places, states[0], chosen, wide, capture)
     return Program(executor, graph.inputs, isinstance(outputs, Value), states, chosen, wide)
+
+
+def planned(outputs: Sequence[Value], updates: Mapping[Value, Value], device: Device) -> Sequence[Launch]:
+    """The launches of a program of these outputs and updates: what can be compiled before there is memory for it."""
+    return _executor(Graph((), tuple(outputs)), updates, {}, State([], device=device), device, False, True).launches
 
 
 def _executor(
