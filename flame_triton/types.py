@@ -60,9 +60,6 @@ class DType:
     def __repr__(self) -> str:
         return self.name
 
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return dtype, (self.name,)  # the same singleton in a process that compiles for this one
-
     def __reduce__(self) -> str:
         return self.name if self.name != "bool" else "bool_"
 

@@ -243,6 +243,16 @@ def fill_normal(place: Place, seed: int, magnitudes: bool = False) -> None:
         place.tensor.abs_()
 
 
+def fill_constant(place: Place, number: int) -> None:
+    """One number into every element of a place of integers or bools. For measurements."""
+    place.tensor.fill_(number)
+
+
+def all_finite(place: Place) -> bool:
+    """True if no element is NaN or infinite. For measurements."""
+    return bool(torch.isfinite(place.tensor).all())
+
+
 def relative_error(actual: Place, expected: Place) -> float:
     """Relative RMS error between two places of one type, on their own device; 0 if they are equal. For measurements.
 

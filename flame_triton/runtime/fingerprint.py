@@ -63,7 +63,7 @@ def _digest(ref: KernelRef) -> str:
 
 def _collect(function: Any, found: dict[FunctionType, list[str]]) -> None:
     """Enter a Triton function, then those it calls: its syntax tree and the constants it names."""
-    plain = function.fn
+    plain: FunctionType = function.fn
     if plain in found:
         return
     tree = _syntax(function)
@@ -71,7 +71,7 @@ def _collect(function: Any, found: dict[FunctionType, list[str]]) -> None:
     named = plain.__globals__
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            value = named.get(node.id)
+            value: Any = named.get(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = named.get(node.value.id)
             value = getattr(module, node.attr, None) if isinstance(module, ModuleType) else None

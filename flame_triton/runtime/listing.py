@@ -31,7 +31,8 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
         )
         for i, launch in enumerate(launches)
     ]
-    return "\n".join(lines + _table(("", "label", "kernel", "grid", "config", "type", "in place", "moved", "line"), rows))
+    head = ("", "label", "kernel", "grid", "config", "type", "in place", "moved", "line")
+    return "\n".join(lines + _table(head, rows))
 
 
 def of_graph(graph: Graph, nodes: Sequence[Node], peak: int) -> str:

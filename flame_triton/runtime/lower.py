@@ -161,7 +161,8 @@ class Lowering:
     def confirmed(self, choices: Choices) -> bool:
         """True if every measured configuration was measured with the kernel that it is used for here."""
         measured = [(d, launches) for d, launches in self.decided() if d.source != "heuristic" and launches]
-        return all([choices.confirm(d, launches) for d, launches in measured])
+        stale = [d for d, launches in measured if not choices.confirm(d, launches)]  # each is asked, and forgotten
+        return not stale
 
     # ---- nodes -------------------------------------------------------------------------------------------------
 

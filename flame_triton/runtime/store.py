@@ -186,7 +186,7 @@ def _patiently(action: Callable[[], T]) -> T:
         try:
             return action()
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) and "busy" not in str(error) or time.monotonic() > end:
+            if ("locked" not in str(error) and "busy" not in str(error)) or time.monotonic() > end:
                 raise
             time.sleep(0.01)
 
