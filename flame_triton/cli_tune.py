@@ -193,7 +193,10 @@ def _seconds(text: str) -> float:
 
 
 def _console(stderr: bool = False) -> Console:
-    return Console(stderr=stderr, no_color=config.no_color())
+    console = Console(stderr=stderr, no_color=config.no_color())
+    if not console.is_terminal:  # nobody's window: rows of tables stay on one line
+        console.width = 220
+    return console
 
 
 def _progress(quiet: bool) -> Progress:
