@@ -1,7 +1,7 @@
 """What a measured time depends on besides problem and configuration: the kernel's source, and the compilers' versions.
 
 A kernel's digest covers its own function, every function of ours that it calls, the constants they use, and the fused
-functions it is given (epilogues, bodies), as syntax trees: comments, docstrings and places in a file do not matter.
+functions it is given (epilogues, bodies), as parsed: comments, docstrings and places in a file do not matter.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _collect(function: Any, found: dict[FunctionType, list[str]]) -> None:
     if plain in found:
         return
     tree = _syntax(function)
-    lines = found[plain] = [ast.dump(tree)]
+    lines = found[plain] = [ast.unparse(tree)]  # unlike dumps, the same in every version of Python
     named = plain.__globals__
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
