@@ -221,7 +221,7 @@ def test_fingerprints_follow_code_and_nothing_else(tmp_path: Path, monkeypatch: 
 
     def digest(**parts: Any) -> str:
         source = (head + body).format(**{"four": 4, "one": 1, "doc": "text", **parts})
-        found: dict[Any, list[str]] = {}
+        found: dict[Any, str] = {}
         fingerprint._collect(load_module("outer_test", source).outer, found)
         return repr(list(found.values()))
 

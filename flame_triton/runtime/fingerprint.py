@@ -55,20 +55,32 @@ def _functions(value: Any) -> Iterator[KernelRef]:
 
 @cache
 def _digest(ref: KernelRef) -> str:
-    found: dict[FunctionType, list[str]] = {}
+    found: dict[FunctionType, str] = {}
     _collect(resolve(ref), found)
-    text = "\n".join(line for lines in found.values() for line in lines)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256("\n".join(found.values()).encode()).hexdigest()
 
 
-def _collect(function: Any, found: dict[FunctionType, list[str]]) -> None:
-    """Enter a Triton function, then those it calls: its syntax tree and the constants it names."""
+def _collect(function: Any, found: dict[FunctionType, str]) -> None:
+    """Enter a Triton function, then those it calls: its code and the constants it names."""
     plain: FunctionType = function.fn
     if plain in found:
         return
+    if plain not in _known:
+        _known[plain] = _read(function)
+    found[plain], callees = _known[plain]
+    for callee in callees:
+        _collect(callee, found)
+
+
+_known: dict[FunctionType, tuple[str, list[Any]]] = {}
+
+
+def _read(function: Any) -> tuple[str, list[Any]]:
+    """The code of one Triton function with the constants it names, and the functions of ours that it calls."""
     tree = _syntax(function)
-    lines = found[plain] = [ast.unparse(tree)]  # unlike dumps, the same in every version of Python
-    named = plain.__globals__
+    lines = [ast.unparse(tree)]  # unlike a dump of the tree, the same in every version of Python
+    callees: list[Any] = []
+    named = function.fn.__globals__
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             value: Any = named.get(node.id)
@@ -79,9 +91,10 @@ def _collect(function: Any, found: dict[FunctionType, list[str]]) -> None:
             continue
         if isinstance(getattr(value, "fn", None), FunctionType):
             if not value.fn.__module__.startswith("triton."):
-                _collect(value, found)
+                callees.append(value)
         elif isinstance(value, int | float | str) or type(value).__name__ == "constexpr":
             lines.append(f"{ast.unparse(node)} = {value!r}")
+    return "\n".join(lines), callees
 
 
 def _syntax(function: Any) -> ast.Module:
