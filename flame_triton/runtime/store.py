@@ -61,14 +61,13 @@ class Row:
 
 _COLUMNS = ", ".join(f.name for f in fields(Row))
 _PLACES = ", ".join("?" for _ in fields(Row))
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS results (
+_SCHEMA = """
+CREATE TABLE results (
     device TEXT NOT NULL, triton TEXT NOT NULL, ptxas TEXT NOT NULL, family TEXT NOT NULL, facts TEXT NOT NULL,
     config TEXT NOT NULL, kernel TEXT NOT NULL, status TEXT NOT NULL, microseconds REAL, runs INTEGER NOT NULL,
     note TEXT NOT NULL,
     PRIMARY KEY (device, triton, family, facts, config, kernel, ptxas)
-) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
+) WITHOUT ROWID
 """
 
 
@@ -102,15 +101,22 @@ class Store:
             raise StateError(f"{path} is no store of version {VERSION} (it says {found}); move it away")
 
     def _prepare(self) -> None:
-        connection = self._connection
-        if connection.execute("PRAGMA user_version").fetchone()[0]:
-            connection.execute("PRAGMA synchronous = NORMAL")
-            return
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise StateError(f"{self.path} is a database of something else")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        """Make the table, if no other process has; the log is written ahead and flushed by the system."""
+        execute = self._connection.execute
+        if not execute("PRAGMA user_version").fetchone()[0]:
+            execute("BEGIN IMMEDIATE")
+            try:
+                if not execute("PRAGMA user_version").fetchone()[0]:
+                    if execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                        raise StateError(f"{self.path} is a database of something else")
+                    execute(_SCHEMA)
+                    execute(f"PRAGMA user_version = {VERSION}")
+                execute("COMMIT")
+            except BaseException:
+                execute("ROLLBACK")
+                raise
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

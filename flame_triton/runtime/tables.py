@@ -5,6 +5,7 @@ Both are only read. What cannot be read is left out with one warning: a run need
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,17 +33,22 @@ class Tables(Choices):
         self._shipped = shipped
         self._known: dict[Problem, list[tuple[Row, str]]] = {}
         self._taken: dict[Problem, Row] = {}
+        self._answers: dict[Problem, tuple[Config, str] | None] = {}
 
     def find(self, problem: Problem, candidates: Callable[[], Sequence[Config]]) -> tuple[Config, str] | None:
         """See Choices."""
+        if problem not in self._answers:
+            self._answers[problem] = self._find(problem, candidates)
+        return self._answers[problem]
+
+    def _find(self, problem: Problem, candidates: Callable[[], Sequence[Config]]) -> tuple[Config, str] | None:
         known = self._rows(problem)
-        if not known:
-            return None
-        possible = {as_json(c): c for c in candidates()}
+        possible = candidates() if known else ()
         for row, source in known:
-            if row.config in possible:
+            found = _named(row.config, possible)
+            if found is not None:
                 self._taken[problem] = row
-                return possible[row.config], source
+                return found, source
         return None
 
     def confirm(self, decision: Decision, launches: Sequence[Launch]) -> bool:
@@ -52,7 +58,7 @@ class Tables(Choices):
         if taken is None or taken.kernel == fingerprint.of_launches(launches):
             return True
         self._known[problem] = [(r, s) for r, s in self._known[problem] if r.kernel != taken.kernel]
-        del self._taken[problem]
+        del self._taken[problem], self._answers[problem]
         return False
 
     def _rows(self, problem: Problem) -> list[tuple[Row, str]]:
@@ -70,6 +76,13 @@ class Tables(Choices):
             warnings.warn(f"measured configurations are left out: {error}", CacheWarning, stacklevel=5)
             self._store = None
             return []
+
+
+def _named(text: str, candidates: Sequence[Config]) -> Config | None:
+    """The candidate with this canonical JSON. Most differ in their first fields, which is quicker to see."""
+    fields = {name: value for name, value in json.loads(text).items() if name != "kind"}
+    alike = (c for c in candidates if all(getattr(c, name, None) == value for name, value in fields.items()))
+    return next((c for c in alike if as_json(c) == text), None)
 
 
 @contextmanager
