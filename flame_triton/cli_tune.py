@@ -87,10 +87,16 @@ def tune_graph(
         with Store(store or config.store_path()) as opened, _progress(as_json) as bar:
             line = bar.add_task("heuristics", total=len(found))
             search = Search(found, bench, opened, seconds, lambda search: _move(bar, line, search))
-            gains = search.run()
+            interrupted = False
+            try:
+                search.run()
+            except KeyboardInterrupt:
+                interrupted = True
     finally:
         bench.close()
-    _report(gains, search.out_of_time, say, as_json)
+    _report(search.gains, search.out_of_time or interrupted, say, as_json)
+    if interrupted:
+        raise typer.Exit(130)
 
 
 @tune_app.command("show")
@@ -244,7 +250,7 @@ def _report(gains: Sequence[Gain], out_of_time: bool, say: Console, as_json: boo
     say.print(f"configurations: {_counted(tried) or 'none'}; {known} known from before", highlight=False)
     if out_of_time and not complete:
         left = sum(not (g.complete or g.note) for g in gains)
-        say.print(f"out of time, {left} problems left: run it again to go on", highlight=False)
+        say.print(f"ended early, {left} problems left: run it again to go on", highlight=False)
 
 
 def _plain(gain: Gain) -> dict[str, Any]:

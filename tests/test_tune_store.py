@@ -169,7 +169,7 @@ def test_a_configuration_that_is_no_candidate_is_unknown(tmp_path: Path) -> None
     problem = Problem("region", "{}")
     with Store(tmp_path / "s") as store:
         store.put([Row(DEVICE, TRITON, "12", "region", "{}", '{"BLOCK":3,"kind":"Gone"}', "k", OK, 1.0, 3)])
-        assert tables.Tables(DEVICE, TRITON, store, {}).find(problem, lambda: []) is None
+        assert tables.Tables(DEVICE, TRITON, store, {}).find(problem, list) is None
 
 
 def test_shipped_tables_come_after_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

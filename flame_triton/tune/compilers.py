@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
@@ -105,13 +106,14 @@ def _compile(launches: list[Launch], target: Target) -> Reports:
 
 
 def _brief(report: KernelReport) -> KernelReport:
-    """The report with the last line of its error that says something."""
+    """The report with one line of its error: the last one before the one that names the launch."""
     lines = [line.strip() for line in (report.error or "").splitlines() if line.strip()]
-    return dataclasses.replace(report, error=lines[0][:300]) if lines else report
+    return dataclasses.replace(report, error=lines[-2:][0][:300]) if lines else report
 
 
 def _end_with_parent() -> None:
-    """Let this process end when the one that started it is killed."""
+    """Let this process end when the one that started it is killed; an interruption is for that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

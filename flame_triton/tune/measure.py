@@ -33,6 +33,7 @@ from .problems import Task, Trial
 SPILLS = 64  # bytes a thread may spill before a configuration is not worth measuring
 FLUSHED = 512 << 20  # bytes written before each run: more than twice any L2, and long enough to queue the launches in
 GLANCE, LOOK = 3, 15  # runs that tell whether a configuration is worth more of them, and runs of those that are
+WARM = 4  # writings of that buffer before the first run
 MARGIN = 1.15  # times the best time so far, beyond which a glance is enough
 
 
@@ -51,6 +52,10 @@ class Stage(Protocol):
 
     def measure(self, trial: Trial, best: float | None) -> Verdict:
         """Check a configuration's numbers and time it. best: microseconds of the best so far; None: time it fully."""
+        ...
+
+    def compare(self, trials: Sequence[Trial]) -> list[float]:
+        """Microseconds of configurations that have passed, timed in turn so that what drifts is shared by all."""
         ...
 
     def __enter__(self) -> Stage: ...
@@ -193,10 +198,15 @@ class DeviceStage(Stage):
             wrong = self._wrong(bound)
             if wrong:
                 return Verdict(WRONG, note=wrong)
-            ours = set(map(id, trial.launches))
-            calls = [call for launch, call in bound.launches if id(launch) in ours]
-            clock = self._on_host if self._flush is None else self._on_device
-            return Verdict(OK, *race(lambda runs: clock(calls, runs), best))
+            calls = _calls(bound, trial)
+            return Verdict(OK, *race(lambda runs: self._times(calls, runs), best))
+
+    def compare(self, trials: Sequence[Trial]) -> list[float]:
+        """See Stage."""
+        with buffers.on(self._memory):
+            each = [_calls(self._run(trial), trial) for trial in trials]
+            rounds = [[self._times(calls, 1)[0] for calls in each] for _ in range(LOOK)]
+        return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
     def _check_alive(self, cause: str) -> None:
         """Raises DeviceError if nothing can run on the device any more."""
@@ -252,9 +262,15 @@ class DeviceStage(Stage):
                 return f"relative RMS error {error:.3g} in {place.type}, at most {limit:g}"
         return ""
 
+    def _times(self, calls: Sequence[Callable[[], object]], runs: int) -> list[float]:
+        """Microseconds of each of some runs."""
+        return (self._on_host if self._flush is None else self._on_device)(calls, runs)
+
     def _on_device(self, calls: Sequence[Callable[[], object]], runs: int) -> list[float]:
-        """Microseconds of each of some runs with cold caches."""
+        """With cold caches, on a device that has had time to raise its clock."""
         assert self._flush is not None
+        for _ in range(WARM):
+            self._flush.fill(0)
         pairs = [(Event(self._memory), Event(self._memory)) for _ in range(runs)]
         for begin, end in pairs:
             self._flush.fill(0)
@@ -272,3 +288,9 @@ class DeviceStage(Stage):
                 call()
             times.append(1e6 * (time.perf_counter() - begin))
         return times
+
+
+def _calls(bound: Bound, trial: Trial) -> list[Callable[[], object]]:
+    """The launches that the trial's configuration is for."""
+    ours = set(map(id, trial.launches))
+    return [call for launch, call in bound.launches if id(launch) in ours]

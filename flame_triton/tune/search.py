@@ -19,7 +19,7 @@ from ..errors import CompileError, DeviceError
 from ..runtime.ahead import KernelReport
 from ..runtime.choices import Config, as_json
 from ..runtime.store import FAILED, OK, UNCOMPILED, Row, Store
-from .measure import Bench, Stage, Verdict
+from .measure import LOOK, Bench, Stage, Verdict
 from .problems import Task, Trial, trial
 
 EXHAUSTIVE = 24  # configurations of a space that is tried wholly
@@ -74,6 +74,7 @@ class Search:
         self._end = None if budget is None else time.monotonic() + budget
         self._moved = moved
         self._rows: dict[int, dict[tuple[str, str], Row]] = {}
+        self._times: dict[int, dict[Config, float]] = {id(task): {} for task in tasks}  # of what is ok
         self.gains = [Gain(task, len(task.candidates)) for task in tasks]
         self.out_of_time = False
 
@@ -148,12 +149,30 @@ class Search:
                     self._compare(gain, made)
                     self._moved(self)
                 if gain.space <= EXHAUSTIVE or (len(asked) > SAMPLE + 1 and gain.after == before):
-                    return
+                    break
                 wave = [self._start(gain, c) for c in self._next_wave(gain, asked)]
                 asked |= {made.text for made, _ in wave}
+            if stage is not None:
+                self._settle(gain, stage)
         finally:
             if stage is not None:
                 stage.__exit__(None, None, None)
+
+    def _settle(self, gain: Gain, stage: Stage) -> None:
+        """Time the heuristic and the fastest once more, in turn, until the fastest is one of those: the least of many
+        times flatters itself."""
+        task, target = gain.task, self._bench.target
+        times = self._times[id(task)]
+        settled: set[Config] = set()
+        while (leaders := self._leaders(task))[0] not in settled:
+            chosen = list(dict.fromkeys([task.heuristic, *leaders]))
+            trials = [trial(task, config, target) for config in chosen]
+            for made, microseconds in zip(trials, stage.compare(trials), strict=True):
+                self._enter(gain, made, Verdict(OK, microseconds, LOOK))
+                times[made.config] = microseconds
+            settled.update(chosen)
+        best = leaders[0]
+        gain.before, gain.after, gain.best = times[task.heuristic], times[best], as_json(best)
 
     def _verdict(self, gain: Gain, stage: Stage, made: Trial, future: Future[list[KernelReport]]) -> Verdict:
         try:
@@ -166,10 +185,13 @@ class Search:
 
     def _next_wave(self, gain: Gain, asked: set[str]) -> list[Config]:
         """What differs from the fastest in one field by one step, and was not asked for yet."""
-        times = {row.config: row.microseconds for row in self._known(gain.task).values() if row.microseconds}
-        leaders = sorted((c for c in gain.task.candidates if as_json(c) in times), key=lambda c: times[as_json(c)])
-        near = [c for leader in leaders[:LEADERS] for c in neighbours(leader, gain.task.candidates)]
+        near = [c for leader in self._leaders(gain.task) for c in neighbours(leader, gain.task.candidates)]
         return [c for c in dict.fromkeys(near) if as_json(c) not in asked]
+
+    def _leaders(self, task: Task) -> list[Config]:
+        """The fastest so far."""
+        times = self._times[id(task)]
+        return sorted(times, key=lambda config: times[config])[:LEADERS]
 
     # ---- one configuration -------------------------------------------------------------------------------------
 
@@ -205,8 +227,10 @@ class Search:
         if row is None:
             return
         gain.tried[row.status] = gain.tried.get(row.status, 0) + 1
-        if row.status == OK and row.microseconds is not None and (not gain.after or row.microseconds < gain.after):
-            gain.after, gain.best = row.microseconds, made.text
+        if row.status == OK and row.microseconds is not None:
+            self._times[id(gain.task)][made.config] = row.microseconds
+            if not gain.after or row.microseconds < gain.after:
+                gain.after, gain.best = row.microseconds, made.text
 
     def _left(self) -> float | None:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
