@@ -196,7 +196,7 @@ def test_reports_are_judged() -> None:
     fine = KernelReport("k", "k", registers=100, shared_bytes=1000)
     assert measure.judge([fine], 2000) is None
     for change, status in (
-        ({"error": "no"}, UNCOMPILED), ({"shared_bytes": 2001}, SHARED), ({"spills": 100}, SPILLED),
+        ({"error": "no"}, UNCOMPILED), ({"shared_bytes": 2001}, SHARED), ({"spills": 5000}, SPILLED),
         ({"remarks": ("C7510: serialized",)}, SERIALISED),
     ):  # fmt: skip
         verdict = measure.judge([fine, replace(fine, **change)], 2000)  # type: ignore[arg-type]

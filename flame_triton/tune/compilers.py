@@ -12,8 +12,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from ..graph.plan import Launch, Slot, Target
@@ -30,6 +31,9 @@ class Compilers:
     def __init__(self, target: Target, workers: int | None = None) -> None:
         self._target = target
         self._workers = workers or os.cpu_count() or 1
+        # Started anew rather than forked: a forked process cannot live with CUDA in its parent.
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Event()
         self._pool = self._fresh(self._workers)
 
     @property
@@ -62,13 +66,13 @@ class Compilers:
                 alone.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """End the processes; what is being compiled is finished first."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the processes, whatever they are at."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._stop.set()
+        self._pool.shutdown()
 
-    @staticmethod
-    def _fresh(workers: int) -> ProcessPoolExecutor:
-        # Started anew rather than forked: a forked process cannot live with CUDA in its parent.
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    def _fresh(self, workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, self._context, _end_in_time, (self._stop,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +115,15 @@ def _brief(report: KernelReport) -> KernelReport:
     return dataclasses.replace(report, error=lines[-2:][0][:300]) if lines else report
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it is killed; an interruption is for that one."""
+def _end_in_time(stop: Event) -> None:
+    """Let this process end when it is told to, or when its parent is killed; an interruption is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def wait() -> None:
-        parent.join()
+    def after(wait: Callable[[], object]) -> None:
+        wait()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    for wait in (parent.join, stop.wait):
+        threading.Thread(target=after, args=(wait,), daemon=True).start()

@@ -30,7 +30,9 @@ from ..testing.compare import TOLERANCE
 from .compilers import Compilers, Reports
 from .problems import Task, Trial
 
-SPILLS = 64  # bytes a thread may spill before a configuration is not worth measuring
+# Bytes a thread may spill, stored and loaded together. Measuring costs a hundredth of compiling, and a kernel that
+# spills around its epilogue alone may well be the fastest: only what is hopeless is left out.
+SPILLS = 4096
 FLUSHED = 512 << 20  # bytes written before each run: more than twice any L2, and long enough to queue the launches in
 GLANCE, LOOK = 3, 15  # runs that tell whether a configuration is worth more of them, and runs of those that are
 WARM = 4  # writings of that buffer before the first run
