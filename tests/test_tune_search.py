@@ -172,6 +172,18 @@ def test_large_spaces_are_walked(store: Store) -> None:
     assert len(bench.timed) <= len(wide) // 2
 
 
+def test_neighbours_differ_in_one_step_or_in_little(store: Store) -> None:
+    kind = type(problems.tasks(*step(), Target())[0].heuristic)
+    if "BLOCK_B" in kind.__dataclass_fields__:
+        kind = type(max(problems.tasks(*step(), Target()), key=lambda t: len(t.candidates)).heuristic)
+    grid = [kind(m, n, w) for m in (1, 2, 4) for n in (256, 512) for w in (2, 4, 8)]
+    near = search.neighbours(kind(2, 256, 4), grid)
+    assert set(near) == {kind(1, 256, 4), kind(4, 256, 4), kind(2, 512, 4), kind(2, 256, 2), kind(2, 256, 8)}
+    apart = [kind(1, 256, 1), kind(2, 512, 2), kind(4, 1024, 4), kind(2, 2048, 8)]
+    assert search.neighbours(apart[1], apart)[0] == kind(2, 2048, 8)  # two fields differ, in the others three
+    assert set(search.neighbours(apart[0], apart)) == set(apart[1:])
+
+
 def test_refused_configurations_are_kept_as_such(store: Store) -> None:
     task = problems.tasks(*step(), Target())[0]
     bench = FakeBench()
