@@ -173,6 +173,10 @@ class Buffer:
         """The dense array of `type` that starts `offset` bytes into this buffer."""
         return Place(self, offset, type)
 
+    def fill(self, byte: int) -> None:
+        """Set every byte: 255 makes every float a NaN. For measurements; programs never need it."""
+        self._bytes.fill_(byte)
+
 
 class Place:
     """One dense array inside a Buffer. The view is made once; using it costs no look-up.
@@ -239,6 +243,41 @@ class Place:
         result = _counted(tensor, self.type, self.buffer.memory)
         result.copy_(self.tensor, non_blocking=True)
         return result
+
+
+def fill_normal(place: Place, seed: int, magnitudes: bool = False) -> None:
+    """Deterministic standard normal numbers, or their magnitudes, into a place of floats. For measurements."""
+    source = torch.Generator(place.tensor.device).manual_seed(seed)
+    place.tensor.normal_(generator=source)
+    if magnitudes:
+        place.tensor.abs_()
+
+
+def fill_constant(place: Place, number: int) -> None:
+    """One number into every element of a place of integers or bools. For measurements."""
+    place.tensor.fill_(number)
+
+
+def all_finite(place: Place) -> bool:
+    """True if no element is NaN or infinite. For measurements."""
+    return bool(torch.isfinite(place.tensor).all())
+
+
+def relative_error(actual: Place, expected: Place) -> float:
+    """Relative RMS error between two places of one type, on their own device; 0 if they are equal. For measurements.
+
+    Infinite if NaN or infinities stand in different places, or if integers differ anywhere.
+    """
+    wrong, total = 0.0, 0.0
+    for a, e in zip(actual.tensor.reshape(-1).split(1 << 26), expected.tensor.reshape(-1).split(1 << 26), strict=True):
+        finite = torch.isfinite(e)
+        same = torch.where(finite, torch.isfinite(a), (a == e) | (torch.isnan(a) & torch.isnan(e)))
+        if not bool(same.all()) or not (a.dtype.is_floating_point or torch.equal(a, e)):
+            return float("inf")
+        a, e = (torch.where(finite, x, 0).double() for x in (a, e))
+        wrong += float((a - e).square().sum())
+        total += float(e.square().sum())
+    return (wrong / total) ** 0.5 if total else 0.0 if not wrong else float("inf")
 
 
 class Slab:
@@ -387,12 +426,13 @@ def _host_memory() -> MemoryInfo:
 
 @dataclass(frozen=True)
 class Properties:
-    """A CUDA device: name, compute capability, streaming multiprocessors, shared memory one block may opt in to."""
+    """A CUDA device: name, compute capability, streaming multiprocessors, shared memory one block may opt in to, L2."""
 
     name: str
     capability: tuple[int, int]
     processors: int
     shared_bytes: int
+    cache_bytes: int
 
 
 def device_count() -> int:
@@ -411,6 +451,7 @@ def properties(memory: str) -> Properties:
         (found.major, found.minor),
         found.multi_processor_count,
         found.shared_memory_per_block_optin,
+        found.L2_cache_size,
     )
 
 

@@ -11,6 +11,7 @@ from ..ir.graph import Graph
 from ..ir.node import Value
 from ..types import dtype as as_dtype
 from ..types import float64
+from . import buffers
 from .buffers import Place
 from .device import Device, target
 from .device import device as as_device
@@ -82,8 +83,13 @@ def _executor(
         return ReferenceExecutor(graph, updates, places, wide)
     from .execute import KernelExecutor  # here, so that the reference device needs no triton
     from .lower import lower
+    from .tables import tables
 
-    schedule = lower(graph, dict(updates), target(device))
+    if device.kind == "cuda":
+        with tables(buffers.properties(device.memory).name) as choices:
+            schedule = lower(graph, dict(updates), target(device), choices)
+    else:
+        schedule = lower(graph, dict(updates), target(device))
     return KernelExecutor(schedule, graph, places, state.arena, device, capture)
 
 

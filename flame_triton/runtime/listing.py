@@ -23,6 +23,7 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
             launch.label or launch.kernel.name,
             launch.kernel.name,
             "x".join(map(str, launch.grid)),
+            launch.choice or "-",
             ", ".join(map(str, launch.node.types)),
             _in_place(launch),
             f"{_moved(launch):,} B",
@@ -30,7 +31,8 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
         )
         for i, launch in enumerate(launches)
     ]
-    return "\n".join(lines + table(("", "label", "kernel", "grid", "type", "in place", "moved", "line"), rows))
+    head = ("", "label", "kernel", "grid", "config", "type", "in place", "moved", "line")
+    return "\n".join(lines + table(head, rows))
 
 
 def of_graph(graph: Graph, nodes: Sequence[Node], peak: int) -> str:
