@@ -313,10 +313,7 @@ class Lowering:
         if new.kind != "arena" or new.alias is not None or new not in uses:
             return False
         maker = uses[new][0]
-        readers = uses.get(state, [])
-        if any(i > maker for i in readers):
-            return False
-        if maker in readers and (maker, new, state) not in self.in_place:
+        if any(i >= maker and (i, new, state) not in self.in_place for i in uses.get(state, [])):
             return False
         new.alias = state
         return True
