@@ -53,8 +53,9 @@ def parameter(
 
     init: an array of this shape, a number, or an initialiser `f(shape, rng) -> float32 array` (see ft.nn.init);
     None means zeros. Or another parameter of this shape: then this one starts from the same numbers, in its own dtype,
-    and follows the other when that is set in the State, or loaded without this one. trainable: listed by `Module.parameters()`; it changes nothing else. implicit: the name follows
-    from a structure, as in a Module, and may occur again; names that a user chooses may not.
+    and follows the other when that is set in the State, or loaded without this one.
+    trainable: listed by `Module.parameters()`; it changes nothing else. implicit: the name follows from a structure, as
+    in a Module, and may occur again; names that a user chooses may not.
     """
     shape = check_shape(shape)
     if isinstance(init, Value) and init.node.op.name != "parameter":

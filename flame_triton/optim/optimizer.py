@@ -55,7 +55,7 @@ class Optimizer:
     rounding: of 16-bit parameters without master: "nearest", or "stochastic" for bfloat16 (see `ft.stochastic_round`),
     by Philox draws of `seed`, the step and the parameter's position: a resumed run rounds as the first one did.
 
-    state_values: what a State must hold besides the parameters. averages, masters: parameter -> its average, its master.
+    state_values: what a State must hold besides the parameters. averages, masters: parameter -> its own one.
     """
 
     moments: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class Optimizer:
         return self._reports[name]
 
     def updates(self, grads: Sequence[Value], also: Mapping[Value, Value] | None = None) -> dict[Value, Value]:
-        """parameter, moment, average, master, step -> new value: one launch for all parameters and gradients of like dtypes.
+        """parameter, moment, average, master, step -> new value; one launch for all of like dtypes.
 
         grads: one per parameter, of its shape. also: further updates, such as the next random seed, that a skipped
         step leaves out as well.

@@ -136,8 +136,9 @@ class State:
         """Read parameters from a safetensors file and return its metadata.
 
         strict: the file must hold exactly the parameters of this State; otherwise names that only one of them has
-        are left alone, but for parameters whose `init` is one that the file has: they follow it. Shapes and dtypes must always agree. Everything that does not fit is listed in one StateError,
-        as is a damaged file; then nothing is written.
+        are left alone, but for parameters whose `init` is one that the file has: they follow it. Shapes
+        and dtypes must always agree. Everything that does not fit is listed in one StateError, as is a damaged file;
+        then nothing is written.
         """
         with checkpoint.Reader(path) as reader:
             problems = _mismatches({name: p.type for name, p in self._places.items()}, reader.types, strict)
@@ -231,7 +232,9 @@ def _initial(name: str, value: Value, seed: int, dtype: DType) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
             return np.array(np.broadcast_to(0 if init is None else init, value.shape), dtype=dtype.numpy)
     except (TypeError, ValueError, OverflowError) as error:
-        raise StateError(f"the initial value of {name!r} is no {value.type.with_dtype(dtype)}: {error}", loc=value.node.loc) from error
+        raise StateError(
+            f"the initial value of {name!r} is no {value.type.with_dtype(dtype)}: {error}", loc=value.node.loc
+        ) from error
 
 
 def _mismatches(

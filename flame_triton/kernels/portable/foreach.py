@@ -177,6 +177,6 @@ def candidates(sizes: Sequence[int]) -> list[Config]:
     """The configurations worth measuring on a device, the heuristic's first: 4 to 16 elements a thread, short and long
     chunks."""
     found = [heuristic(sizes, False)]
-    for block, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 4), (2048, 8)):
+    for block, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 8), (2048, 16)):
         found += [Config(block, chunk, warps) for chunk in (2048, 4096, 16384)]
     return list(dict.fromkeys(found))

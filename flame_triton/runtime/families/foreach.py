@@ -91,7 +91,7 @@ def _body(node: Node) -> tuple[str, str]:
 
 
 def _config(lowering: Lowering, node: Node, sizes: list[int]) -> foreach_kernel.Config:
-    """What decides about speed: the body, the dtypes it reads and writes, and how much work lies in how many tensors."""
+    """The configuration for tensors of `sizes` elements: body, dtypes, and how much lies in how many tensors decide."""
     body: Graph = node.attrs["body"]
     facts = {
         "kernel": node.op.name,
