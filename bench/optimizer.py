@@ -154,10 +154,9 @@ def main(arguments: list[str] | None = None, device: str = "cuda") -> None:
     found = measure(calls, options.rounds)
     print(f"{'':32}{'ms':>8}{'GB/s':>8}{'% of copy':>11}")
     for name, ms in found.items():
-        bytes_moved = count * (BYTES + 4 * (name == "our whole step"))
-        print(
-            f"{name:32}{ms:8.3f}{bytes_moved / ms / 1e6:8.0f}{100 * bytes_moved / count / BYTES * found['copy'] / ms:11.1f}"
-        )
+        each = BYTES + 4 * (name == "our whole step")
+        share = each / BYTES * found["copy"] / ms
+        print(f"{name:32}{ms:8.3f}{count * each / ms / 1e6:8.0f}{100 * share:11.1f}")
 
 
 if __name__ == "__main__":
