@@ -9,7 +9,15 @@ import triton.language as tl
 from kernel_launch import NUMPY, Output, array, launch, samples, tensor
 
 from flame_triton.kernels.portable import library as lib
-from flame_triton.kernels.portable.foreach import candidates, chunks, foreach, foreach_sum, heuristic
+from flame_triton.kernels.portable.foreach import (
+    candidates,
+    chunks,
+    foreach,
+    foreach_sum,
+    heuristic,
+    sum_candidates,
+    sum_heuristic,
+)
 
 BLOCK, CHUNK = 64, 128
 SIZES = (1, 3, 17, 63, 64, 65, 127, 128, 129, 300, 512)
@@ -141,6 +149,7 @@ def test_chunks_cover_each_tensor_once() -> None:
 @pytest.mark.parametrize("sizes", [[], [1], [5, 100, 1000], [384 * 384] * 100 + [384] * 300, [3072 * 12288] * 20])
 def test_heuristic_is_legal(sizes: list[int]) -> None:
     assert heuristic(sizes, False) in candidates(sizes) and len(candidates(sizes)) <= 16
-    for config in (heuristic(sizes, True), *candidates(sizes)):
+    assert sum_heuristic(sizes, False) in sum_candidates(sizes) and len(sum_candidates(sizes)) <= 16
+    for config in (heuristic(sizes, True), *candidates(sizes), *sum_candidates(sizes)):
         assert config.BLOCK <= config.CHUNK <= 1 << 18 and config.CHUNK % config.BLOCK == 0
         assert config.BLOCK & (config.BLOCK - 1) == 0 and config.CHUNK & (config.CHUNK - 1) == 0

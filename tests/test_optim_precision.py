@@ -184,7 +184,7 @@ def test_sixteen_bit_weights_are_evaluated_with_their_average() -> None:
     run.steps(_gradients(3, "bfloat16"))
     w = run.weights[0]
     average = run.optimizer.averages[w]
-    read = ft.compile(ft.cast(w, "float32"), state=run.state, bind={w: average}, device="reference")().numpy()
+    read = ft.compile(ft.cast(w, "float32"), state=run.state, bind={w: average}, device="reference")().cpu().numpy()
     np.testing.assert_array_equal(read, run.state[average].astype(ft.bfloat16.numpy).astype(np.float32))
 
 
@@ -196,7 +196,7 @@ def _rounded(x: np.ndarray, seed: int, step: int, device: str) -> np.ndarray:
     state = ft.State([at], device=device)
     state.set(at, np.array([seed, step]))
     y = ft.cast(ft.stochastic_round(source, at), "float32")
-    return ft.compile(y, [source], state=state, device=device)(x).numpy()
+    return ft.compile(y, [source], state=state, device=device)(x).cpu().numpy()
 
 
 def test_stochastic_rounding_takes_a_neighbour_and_is_unbiased() -> None:

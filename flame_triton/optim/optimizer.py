@@ -182,11 +182,12 @@ class Optimizer:
         kept = [[*self.slots[p], *([self.averages[p]] if self.averages else [])] for p in members]
         dtype, wide = members[0].dtype, members[0].dtype.compute
         noisy = self.rounding == "stochastic" and dtype is bfloat16
+        position = {p: i for i, p in enumerate(self.parameters)}
         factors = _Columns(
             {
                 "rate": [float(self.rates(p)) for p in members],
                 "decay": [self.weight_decay * float(self.decays(p)) for p in members],
-                **({"stream": [float(self.parameters.index(p)) for p in members]} if noisy else {}),
+                **({"stream": [float(position[p]) for p in members]} if noisy else {}),
             }
         )
         shared = [*scalars, *([self.step] if noisy else [])]

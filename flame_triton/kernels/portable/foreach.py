@@ -135,6 +135,9 @@ def foreach_sum(
     tl.store(partials_ptr + tl.program_id(0), tl.sum(acc))
 
 
+PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """Elements per step and per program, and warps."""
@@ -174,9 +177,34 @@ def heuristic(sizes: Sequence[int], interpreted: bool) -> Config:
 
 
 def candidates(sizes: Sequence[int]) -> list[Config]:
-    """The configurations worth measuring on a device, the heuristic's first: 4 to 16 elements a thread, short and long
-    chunks."""
+    """The configurations of `foreach` worth measuring on a device, the heuristic's first: 4 or 8 elements a thread,
+    short and long chunks."""
     found = [heuristic(sizes, False)]
     for block, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 8), (2048, 16)):
         found += [Config(block, chunk, warps) for chunk in (2048, 4096, 16384)]
     return list(dict.fromkeys(found))
+
+
+def sum_heuristic(sizes: Sequence[int], interpreted: bool) -> Config:
+    """As `heuristic`, for `foreach_sum`: it mostly reads one tensor, so a thread has 16 elements in flight, and chunks
+    are long enough for about 4096 partial sums beyond one for each tensor."""
+    config = heuristic(sizes, interpreted)
+    if not interpreted:
+        config = Config(4096, 4096, 8)
+    return _few(sizes, config)
+
+
+def sum_candidates(sizes: Sequence[int]) -> list[Config]:
+    """The configurations of `foreach_sum` worth measuring on a device, the heuristic's first."""
+    found = [
+        Config(block, chunk, warps) for block in (2048, 4096, 8192) for chunk in (8192, 65536) for warps in (8, 16)
+    ]
+    return list(dict.fromkeys([sum_heuristic(sizes, False), *(_few(sizes, c) for c in found)]))
+
+
+def _few(sizes: Sequence[int], config: Config) -> Config:
+    """With chunks so long that there are few partial sums."""
+    chunk = config.CHUNK
+    while sum(sizes) > chunk * PARTIALS:
+        chunk *= 2
+    return Config(config.BLOCK, chunk, config.num_warps)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..lower import Lowering
 
 _MODULE = "flame_triton.kernels.portable.foreach"
-PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
 
 
 def foreach(lowering: Lowering, node: Node) -> None:
@@ -48,11 +47,7 @@ def foreach_sum(lowering: Lowering, node: Node) -> None:
     slots = _slots(node)
     sizes = [node.inputs[i * slots].size for i in range(rows)]
     config = _config(lowering, node, sizes)
-    chunk = config.CHUNK
-    while sum(sizes) > chunk * PARTIALS:
-        chunk *= 2
-    config = foreach_kernel.Config(config.BLOCK, chunk, config.num_warps)
-    count = len(foreach_kernel.chunks(sizes, chunk))
+    count = len(foreach_kernel.chunks(sizes, config.CHUNK))
     partials = Slot("arena", count * node.type.dtype.itemsize)
     _launch_rows(
         lowering, node, slots, [[] for _ in range(rows)], config, [partials], Operand(partials, node.type.dtype)
@@ -100,10 +95,12 @@ def _config(lowering: Lowering, node: Node, sizes: list[int]) -> foreach_kernel.
         "tensors": len(sizes),
         "elements": sum(sizes),
     }
+    sums = node.op.name == "foreach_sum"
+    listed = foreach_kernel.sum_candidates if sums else foreach_kernel.candidates
+    first = foreach_kernel.sum_heuristic if sums else foreach_kernel.heuristic
     return lowering.choose(
-        node, "foreach", facts, lambda: foreach_kernel.candidates(sizes),
-        lambda: foreach_kernel.heuristic(sizes, lowering.target.interpreted),
-    )  # fmt: skip
+        node, "foreach", facts, lambda: listed(sizes), lambda: first(sizes, lowering.target.interpreted)
+    )
 
 
 def _launch_rows(
