@@ -63,7 +63,7 @@ def every_draw(out_ptr, seed, stream, step, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def momentum(pointers, offsets, mask, scalars):
+def momentum(pointers, offsets, mask, scalars, each):
     """Weight and average in float32, gradient in bfloat16."""
     average = 0.9 * lib.load(pointers[2], offsets, mask, 0.0) + scalars[1] * lib.load(pointers[1], offsets, mask, 0.0)
     lib.store(pointers[0], offsets, lib.load(pointers[0], offsets, mask, 0.0) - scalars[0] * average, mask)
@@ -71,7 +71,7 @@ def momentum(pointers, offsets, mask, scalars):
 
 
 @triton.jit
-def square(pointers, offsets, mask, scalars):
+def square(pointers, offsets, mask, scalars, each):
     x = lib.load(pointers[0], offsets, mask, 0.0)
     return x * x
 
@@ -178,16 +178,16 @@ def indexing_cases(arch: int) -> Iterator[Case]:
 
 def other_cases(arch: int) -> Iterator[Case]:
     constants: dict[Any, Any] = {"BODY": momentum, "DTYPES": (tl.float32, tl.bfloat16, tl.float32)}
-    constants.update(BLOCK=1024, CHUNK=8192)
+    constants.update(EACH=1, BLOCK=1024, CHUNK=4096)
     # The launcher makes a number 1 in a tuple a constant.
-    signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": ("*fp32", "constexpr")}
+    signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": ("*fp32", "constexpr"), "each": ("*fp32",)}
     signature.update(dict.fromkeys(constants, "constexpr"))
     # 16-byte accesses of float32, 8-byte ones of bfloat16, and no detour through shared memory.
     vectors = ("ld.global.v4.b32", "ld.global.v2.b32", "st.global.v4.b32")
     yield Case(
         "foreach", arch, foreach.foreach, signature, {**constants, (2, 1): 1}, ptx_has=vectors, ptx_lacks=("st.shared",)
     )
-    constants = {**constants, "BODY": square, "DTYPES": (tl.bfloat16,)}
+    constants = {"BODY": square, "DTYPES": (tl.bfloat16,), "BLOCK": 1024, "CHUNK": 4096}
     signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": (), "partials_ptr": "*fp32"}
     signature.update(dict.fromkeys(constants, "constexpr"))
     yield Case("foreach_sum", arch, foreach.foreach_sum, signature, constants, ptx_has=("ld.global.v2.b32",))

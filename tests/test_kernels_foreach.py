@@ -9,7 +9,15 @@ import triton.language as tl
 from kernel_launch import NUMPY, Output, array, launch, samples, tensor
 
 from flame_triton.kernels.portable import library as lib
-from flame_triton.kernels.portable.foreach import chunks, foreach, foreach_sum, heuristic
+from flame_triton.kernels.portable.foreach import (
+    candidates,
+    chunks,
+    foreach,
+    foreach_sum,
+    heuristic,
+    sum_candidates,
+    sum_heuristic,
+)
 
 BLOCK, CHUNK = 64, 128
 SIZES = (1, 3, 17, 63, 64, 65, 127, 128, 129, 300, 512)
@@ -18,8 +26,8 @@ BETA1, BETA2, EPS = 0.9, 0.99, 1e-8
 
 
 @triton.jit
-def adamw(pointers, offsets, mask, scalars):
-    """Slots: weight (any dtype), gradient (any), moments m and v (float32), weight decay (one element a tensor).
+def adamw(pointers, offsets, mask, scalars, each):
+    """Slots: weight (any dtype), gradient (any), moments m and v (float32). Of each row: weight decay.
 
     Scalars: learning rate, step count. Loshchilov and Hutter 2019, betas (0.9, 0.99).
     """
@@ -27,7 +35,7 @@ def adamw(pointers, offsets, mask, scalars):
     grad = lib.load(pointers[1], offsets, mask, 0.0)
     m = 0.9 * lib.load(pointers[2], offsets, mask, 0.0) + 0.1 * grad
     v = 0.99 * lib.load(pointers[3], offsets, mask, 0.0) + 0.01 * grad * grad
-    decay = tl.load(pointers[4])
+    decay = each[0]
     rate, step = scalars
     t = step.to(tl.float32)
     m_hat = lib.div(m, 1.0 - tl.exp(t * -0.10536051565782628))  # log 0.9
@@ -39,13 +47,13 @@ def adamw(pointers, offsets, mask, scalars):
 
 
 @triton.jit
-def square(pointers, offsets, mask, scalars):
+def square(pointers, offsets, mask, scalars, each):
     x = lib.load(pointers[0], offsets, mask, 3.0)
     return x * x
 
 
 @triton.jit
-def scaled_number(pointers, offsets, mask, scalars):
+def scaled_number(pointers, offsets, mask, scalars, each):
     """Slot 0 = its element number * scalar 0 + scalar 1."""
     lib.store(pointers[0], offsets, offsets * scalars[0] + scalars[1], mask)
 
@@ -81,12 +89,11 @@ def test_adamw(rng: np.random.Generator, dtype: str, chunk: int) -> None:
     rate, step = np.float32(0.05), 3
 
     device_grads = [tensor(g) for g in grads]
-    device_decays = [tensor(np.array([d])) for d in decays]
-    rows = table(zip(weights, device_grads, ms, vs, device_decays, strict=True))
-    slots = (TL[dtype], tl.bfloat16, tl.float32, tl.float32, tl.float32)
+    rows = table(zip(weights, device_grads, ms, vs, strict=True))
+    slots = (TL[dtype], tl.bfloat16, tl.float32, tl.float32)
     work = chunk_table(SIZES, chunk)
     scalars = (tensor(np.array([rate])), tensor(np.array([step])))
-    launch(foreach, (len(work),), rows, work, scalars, adamw, slots, BLOCK, chunk)
+    launch(foreach, (len(work),), rows, work, scalars, (tensor(decays),), adamw, slots, 1, BLOCK, chunk)
 
     for i in range(len(SIZES)):
         g = grads[i].astype(np.float64)
@@ -106,9 +113,8 @@ def test_every_element_is_visited_with_its_own_number(dtype: str) -> None:
     outs = [Output(n, dtype) for n in (1, 5, 128, 200)]
     work = chunk_table([out.size for out in outs])
     scalars = (2, tensor(np.array([1], np.int32)))
-    launch(
-        foreach, (len(work),), table([out] for out in outs), work, scalars, scaled_number, (TL[dtype],), BLOCK, CHUNK
-    )
+    rows = table([out] for out in outs)
+    launch(foreach, (len(work),), rows, work, scalars, (), scaled_number, (TL[dtype],), 0, BLOCK, CHUNK)
     for out in outs:
         np.testing.assert_array_equal(out.result(), (np.arange(out.size) * 2 + 1).astype(NUMPY[dtype]))
 
@@ -123,7 +129,7 @@ def test_sum_of_squares_by_chunk(rng: np.random.Generator, dtype: str) -> None:
         foreach_sum, (len(work),), table([t] for t in tensors), work, (), partials, square, (TL[dtype],), BLOCK, CHUNK
     )
     expected = [
-        np.square(values[i][start : start + CHUNK].astype(np.float64)).sum() for i, start, _ in chunks(SIZES, CHUNK)
+        np.square(values[i][k * CHUNK : (k + 1) * CHUNK].astype(np.float64)).sum() for i, k, _ in chunks(SIZES, CHUNK)
     ]
     np.testing.assert_array_equal(partials.result(), expected)
 
@@ -136,13 +142,14 @@ def test_sum_in_float64_keeps_its_digits() -> None:
 
 
 def test_chunks_cover_each_tensor_once() -> None:
-    assert chunks([0, 5, 8, 9], 8) == [(1, 0, 5), (2, 0, 8), (3, 0, 9), (3, 8, 9)]
+    assert chunks([0, 5, 8, 9], 8) == [(1, 0, 5), (2, 0, 8), (3, 0, 9), (3, 1, 9)]
     assert chunks([], 8) == chunks([0, 0], 8) == []
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [5, 100, 1000], [384 * 384] * 100 + [384] * 300, [3072 * 12288] * 20])
 def test_heuristic_is_legal(sizes: list[int]) -> None:
-    for mode in (True, False):
-        config = heuristic(sizes, mode)
+    assert heuristic(sizes, False) in candidates(sizes) and len(candidates(sizes)) <= 16
+    assert sum_heuristic(sizes, False) in sum_candidates(sizes) and len(sum_candidates(sizes)) <= 16
+    for config in (heuristic(sizes, True), *candidates(sizes), *sum_candidates(sizes)):
         assert config.BLOCK <= config.CHUNK <= 1 << 18 and config.CHUNK % config.BLOCK == 0
         assert config.BLOCK & (config.BLOCK - 1) == 0 and config.CHUNK & (config.CHUNK - 1) == 0

@@ -10,21 +10,29 @@ from .region import HEADER, define_function
 LANE: Deps = frozenset((0,))
 
 
-def generate_body(body: Graph, slots: int, returns: bool) -> tuple[str, str]:
-    """(name, module source) of BODY(pointers, offsets, mask, scalars), see kernels/portable/foreach.py.
+def generate_body(body: Graph, slots: int, scalars: int, each: int, returns: bool) -> tuple[str, str]:
+    """(name, module source) of BODY(pointers, offsets, mask, scalars, each), see kernels/portable/foreach.py.
 
-    body: inputs are `slots` tensors' elements, then scalars, all 0-d. returns: the one output is returned per element
+    body: inputs are `slots` tensors' elements, then `scalars` shared numbers, then `each` numbers of the row, then
+    perhaps the element's index; all 0-d. returns: the one output is returned per element
     (foreach_sum) rather than stored through the pointers after the first `slots`.
     """
     lines: list[str] = []
     space = Space((Axis("offsets", 1, "mask"),), ((1,),))
     emitter = Emitter(body, space, {}, lambda _: lines)
+    used = {v for node in body.nodes for v in node.inputs} | set(body.outputs)
     for i, value in enumerate(body.inputs):
+        if value not in used:
+            continue
         if i < slots:
             text = load(f"pointers[{i}]", "offsets", "mask", value.dtype)
             emitter.bound[value] = emitter.assign(text, LANE, str(value.dtype), prefix="x")
-        else:
+        elif i < slots + scalars:
             emitter.bound[value] = Term(decoded(f"scalars[{i - slots}]", value.dtype), frozenset())
+        elif i < slots + scalars + each:
+            emitter.bound[value] = Term(f"each[{i - slots - scalars}]", frozenset())
+        else:
+            emitter.bound[value] = Term("offsets", LANE)
     here = IndexMap.dense(())
     results = [emitter.value(v, here).text for v in body.outputs]
     if returns:
@@ -35,4 +43,4 @@ def generate_body(body: Graph, slots: int, returns: bool) -> tuple[str, str]:
     ops = list(dict.fromkeys(n.op.name for n in body.nodes if n.inputs and n.op.name != "cast"))
     name = "_".join(["foreach", *ops[:4], *(["etc"] if len(ops) > 4 else [])])
     source = HEADER.format(title=f"the body of a multi-tensor map: {', '.join(ops) or 'a copy'}")
-    return name, source + define_function(name, ["pointers", "offsets", "mask", "scalars"], lines)
+    return name, source + define_function(name, ["pointers", "offsets", "mask", "scalars", "each"], lines)

@@ -50,8 +50,11 @@ def leaf_array(node: Node) -> Array:
     if node.op.name == "constant":
         return attrs["dtype"].convert(attrs["array"])
     label = repr(attrs["name"]) if attrs.get("name") else f"without a name, {node.type},"
-    if node.op.name == "parameter" and not callable(attrs["init"]):
-        init = 0 if attrs["init"] is None else attrs["init"]
+    init = attrs.get("init")
+    while isinstance(init, Value):
+        init = init.node.attrs["init"]
+    if node.op.name == "parameter" and not callable(init):
+        init = 0 if init is None else init
         return np.array(np.broadcast_to(attrs["dtype"].convert(np.asarray(init)), node.type.shape))
     raise GraphError(f"{node.op.name} {label} is needed but no array is given for it", loc=node.loc)
 

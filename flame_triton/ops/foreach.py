@@ -15,7 +15,7 @@ from ..errors import DTypeError, GradientError, GraphError, ShapeError
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import Kernel, Leaf, Op, Pointwise, Sample, call, register
-from ..types import DType, TensorType, bool_, float64
+from ..types import DType, TensorType, bool_, float64, int64
 from .define import Operand, as_value, composed, randn, samples
 
 __all__ = ["foreach", "foreach_sum"]
@@ -64,18 +64,20 @@ def _arguments(
     return rows, shared
 
 
-# ---- the nodes: inputs are the rows, one after the other, then the scalars --------------------------------------
+# ---- the nodes: inputs are the rows, one after the other, then the scalars, then the table of `each` ------------
 
 
-def _slots(count: int, body: Graph, rows: int, scalars: int) -> int:
-    slots = (count - scalars) // rows
-    if count != slots * rows + scalars or len(body.inputs) != slots + scalars:
+def _slots(count: int, body: Graph, rows: int, scalars: int, each: int, index: bool) -> int:
+    slots = (count - scalars - bool(each)) // rows
+    if count != slots * rows + scalars + bool(each) or len(body.inputs) != slots + scalars + each + index:
         raise ShapeError(f"{count} operands do not make {rows} rows for a body of {len(body.inputs)} arguments")
     return slots
 
 
-def _foreach_type(*types: TensorType, body: Graph, rows: int, scalars: int) -> tuple[TensorType, ...]:
-    slots = _slots(len(types), body, rows, scalars)
+def _foreach_type(
+    *types: TensorType, body: Graph, rows: int, scalars: int, each: int = 0, index: bool = False
+) -> tuple[TensorType, ...]:
+    slots = _slots(len(types), body, rows, scalars, each, index)
     return tuple(types[i * slots].with_dtype(v.dtype) for i in range(rows) for v in body.outputs)
 
 
@@ -84,7 +86,7 @@ def _sum_dtype(body: Graph) -> DType:
 
 
 def _foreach_sum_type(*types: TensorType, body: Graph, rows: int, scalars: int) -> TensorType:
-    _slots(len(types), body, rows, scalars)
+    _slots(len(types), body, rows, scalars, 0, False)
     return TensorType((), _sum_dtype(body))
 
 
@@ -114,16 +116,23 @@ def _interpret(body: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [env[v] for v in body.outputs]
 
 
-def _rows_of(operands: Sequence[Any], body: Graph, rows: int, scalars: int) -> list[list[Any]]:
+def _rows_of(
+    arrays: Sequence[np.ndarray], body: Graph, rows: int, scalars: int, each: int = 0, index: bool = False
+) -> list[list[np.ndarray]]:
     """The body's arguments for each row."""
-    slots = _slots(len(operands), body, rows, scalars)
-    shared = operands[slots * rows :]
-    return [[*operands[i * slots : (i + 1) * slots], *shared] for i in range(rows)]
+    slots = _slots(len(arrays), body, rows, scalars, each, index)
+    shared = arrays[slots * rows : slots * rows + scalars]
+    found = [[*arrays[i * slots : (i + 1) * slots], *shared] for i in range(rows)]
+    for i, row in enumerate(found):
+        row += [arrays[-1][i, j] for j in range(each)]
+        if index:
+            row.append(np.arange(row[0].size, dtype=np.int64).reshape(row[0].shape))
+    return found
 
 
-def _foreach_ref(*arrays: np.ndarray, body: Graph, rows: int, scalars: int) -> Any:
+def _foreach_ref(*arrays: np.ndarray, body: Graph, **layout: Any) -> Any:
     results = [
-        np.broadcast_to(a, row[0].shape) for row in _rows_of(arrays, body, rows, scalars) for a in _interpret(body, row)
+        np.broadcast_to(a, row[0].shape) for row in _rows_of(arrays, body, **layout) for a in _interpret(body, row)
     ]
     return results if len(results) > 1 else results[0]
 
@@ -177,18 +186,39 @@ def _pull_back(body: Graph, table: dict[Value, Value], cotangents: Sequence[Valu
     return [known.get(v) for v in body.inputs]
 
 
+def _values_of(node: Node) -> list[list[Value]]:
+    """The body's arguments for each row, as Values."""
+    body, rows, scalars = (node.attrs[k] for k in ("body", "rows", "scalars"))
+    each, index = node.attrs.get("each", 0), node.attrs.get("index", False)
+    slots = _slots(len(node.inputs), body, rows, scalars, each, index)
+    shared = node.inputs[slots * rows : slots * rows + scalars]
+    found = [[*node.inputs[i * slots : (i + 1) * slots], *shared] for i in range(rows)]
+    for i, row in enumerate(found):
+        row += [node.inputs[-1][i, j] for j in range(each)]
+        if index:
+            shape = row[0].shape
+            row.append(call("reshape", call("arange", row[0].size), shape))
+    return found
+
+
 def _rows_vjp(node: Node, cotangents: Sequence[Sequence[Value | None]]) -> list[Value | None]:
     """The cotangents of all operands from those of the body's outputs in each row."""
-    body, scalars = node.attrs["body"], node.attrs["scalars"]
+    body, scalars, each = node.attrs["body"], node.attrs["scalars"], node.attrs.get("each", 0)
+    slots = len(body.inputs) - scalars - each - node.attrs.get("index", False)
     result: list[Value | None] = []
     shared: list[Value | None] = [None] * scalars
-    for row, given in zip(_rows_of(node.inputs, body, node.attrs["rows"], scalars), cotangents, strict=True):
+    table: list[Value] = []
+    for row, given in zip(_values_of(node), cotangents, strict=True):
         found = _pull_back(body, _inline(body, row, row[0].shape), given)
-        result += found[: len(found) - scalars]
-        for k, g in enumerate(found[len(found) - scalars :]):
+        result += found[:slots]
+        for k, g in enumerate(found[slots : slots + scalars]):
             if g is not None:
                 total = call("sum", g)
                 shared[k] = total if shared[k] is None else call("add", shared[k], total)
+        for g, v in zip(found[slots + scalars : slots + scalars + each], row[slots + scalars :], strict=False):
+            table.append(call("full", (), 0, v.dtype) if g is None else call("sum", g))
+    if each:
+        shared.append(call("reshape", call("stack", table), node.inputs[-1].shape))
     return [*result, *shared]
 
 
@@ -198,9 +228,8 @@ def _foreach_vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
 
 
 def _foreach_sum_vjp(node: Node, g: Value) -> list[Value | None]:
-    body, rows, scalars = (node.attrs[k] for k in ("body", "rows", "scalars"))
-    g = call("cast", g, body.outputs[0].dtype)
-    shapes = [row[0].shape for row in _rows_of(node.inputs, body, rows, scalars)]
+    g = call("cast", g, node.attrs["body"].outputs[0].dtype)
+    shapes = [row[0].shape for row in _values_of(node)]
     return _rows_vjp(node, [[call("broadcast_to", g, shape)] for shape in shapes])
 
 
@@ -225,20 +254,47 @@ def _product(p: Value, g: Value, rate: Value) -> Value:
     return p * call("tanh", g) * rate
 
 
-@composed(samples=samples(Sample((_momentum, _rows, (np.asarray(0.3),))), Sample((_product, _rows[:1], (0.5,)))))
-def foreach(body: Body, tensors: Sequence[Sequence[Operand]], scalars: Sequence[Operand] = ()) -> list[list[Value]]:
-    """[body(*row, *scalars) for row in tensors], as one node.
+def _numbered(p: Value, g: Value, rate: Value, factor: Value, i: Value) -> Value:
+    return p - rate * factor * g * call("cast", i, g.dtype)
+
+
+@composed(
+    samples=samples(
+        Sample((_momentum, _rows, (np.asarray(0.3),))),
+        Sample((_product, _rows[:1], (0.5,))),
+        Sample((_numbered, _rows, (0.5,), np.array([[1.0], [0.5], [-2.0]]), True)),
+    )
+)
+def foreach(
+    body: Body,
+    tensors: Sequence[Sequence[Operand]],
+    scalars: Sequence[Operand] = (),
+    each: Operand | None = None,
+    index: bool = False,
+) -> list[list[Value]]:
+    """[body(*row, *scalars, *each[i]) for i, row in enumerate(tensors)], as one node.
 
     body: from 0-d Values, of the dtypes of a row and of the scalars, to one Value or several; pointwise ops alone.
     tensors: rows; those of one row share a shape, the j-th of every row shares a dtype. scalars: 0-d, shared.
-    Returns for each row body's results, in the row's shape.
+    each: [rows, n], numbers that differ from row to row: rates, decays. index: body also takes, last, the row-major
+    index (int64) of its element within the row's tensors. Returns for each row body's results, in the row's shape.
     """
     rows, shared = _arguments(tensors, scalars)
-    graph = _trace(body, [v.type for v in (*rows[0], *shared)])
     inputs = [v for row in rows for v in row] + shared
-    outputs = make("foreach", inputs, body=graph, rows=len(rows), scalars=len(shared)).outputs
-    width = len(graph.outputs)
-    return [list(outputs[i : i + width]) for i in range(0, len(outputs), width)]
+    arguments = [v.type for v in (*rows[0], *shared)]
+    width = 0
+    if each is not None:
+        table = as_value(each)
+        if table.ndim != 2 or table.shape[0] != len(rows) or not table.shape[1]:
+            raise ShapeError(f"each must have shape ({len(rows)}, n), got {table.shape}")
+        width = table.shape[1]
+        inputs.append(table)
+        arguments += [TensorType((), table.dtype)] * width
+    graph = _trace(body, arguments + [TensorType((), int64)] * index)
+    attrs = {"body": graph, "rows": len(rows), "scalars": len(shared), "each": width, "index": bool(index)}
+    outputs = make("foreach", inputs, **attrs).outputs
+    count = len(graph.outputs)
+    return [list(outputs[i : i + count]) for i in range(0, len(outputs), count)]
 
 
 @composed(samples=samples(Sample((_product, _rows, (np.asarray(0.3),))), Sample((_product, _rows[:1], (0.5,)))))

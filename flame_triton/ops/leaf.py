@@ -52,12 +52,16 @@ def parameter(
     """A value that a State owns: weights, moments, statistics, seeds.
 
     init: an array of this shape, a number, or an initialiser `f(shape, rng) -> float32 array` (see ft.nn.init);
-    None means zeros. trainable: listed by `Module.parameters()`; it changes nothing else. implicit: the name follows
-    from a structure, as in a Module, and may occur again; names that a user chooses may not.
+    None means zeros. Or another parameter of this shape: then this one starts from the same numbers, in its own dtype,
+    and follows the other when that is set in the State, or loaded without this one.
+    trainable: listed by `Module.parameters()`; it changes nothing else. implicit: the name follows from a structure, as
+    in a Module, and may occur again; names that a user chooses may not.
     """
     shape = check_shape(shape)
+    if isinstance(init, Value) and init.node.op.name != "parameter":
+        raise ArgumentError(f"init must be a parameter if it is a Value, got {init!r}", op="parameter")
     if init is not None and not callable(init) and not is_scalar(init):
-        init = np.asarray(init)
+        init = init if isinstance(init, Value) else np.asarray(init)
         if init.shape != shape:
             raise ArgumentError(f"init has shape {init.shape}, the parameter has {shape}", op="parameter")
     attrs = {"shape": shape, "dtype": as_dtype(dtype), "name": _check_name(name), "init": init, "trainable": trainable}

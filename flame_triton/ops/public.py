@@ -49,6 +49,7 @@ from . import softmax as _softmax
 from . import sort as _sort
 from . import special_functions as _special_functions
 from . import statistics as _statistics
+from . import stochastic as _stochastic
 from . import view as _view
 from . import weight_norm as _weight_norm
 from . import window as _window
@@ -101,6 +102,7 @@ from .softmax import *
 from .sort import *
 from .special_functions import *
 from .statistics import *
+from .stochastic import *
 from .view import *
 from .weight_norm import *
 from .window import *
@@ -155,6 +157,7 @@ __all__ += _softmax.__all__
 __all__ += _sort.__all__
 __all__ += _special_functions.__all__
 __all__ += _statistics.__all__
+__all__ += _stochastic.__all__
 __all__ += _view.__all__
 __all__ += _weight_norm.__all__
 __all__ += _window.__all__

@@ -1,6 +1,6 @@
 """Optimizers and schedules as graph builders."""
 
 from . import schedule
-from .optimizer import SGD, AdamW, Optimizer, global_norm
+from .optimizer import SGD, AdamW, Lion, Optimizer, global_norm
 
-__all__ = ["SGD", "AdamW", "Optimizer", "global_norm", "schedule"]
+__all__ = ["SGD", "AdamW", "Lion", "Optimizer", "global_norm", "schedule"]

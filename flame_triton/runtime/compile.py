@@ -9,6 +9,7 @@ from ..errors import ArgumentError, DeviceError, GraphError
 from ..graph.plan import Launch
 from ..ir.graph import Graph
 from ..ir.node import Value
+from ..ir.op import call
 from ..types import dtype as as_dtype
 from ..types import float64
 from . import buffers
@@ -39,7 +40,8 @@ def compile(
     state: owns parameters. A parameter that the graph needs and that neither `inputs` nor `state` hold gets its
     initial value in a State of the program's own.
     updates: parameter -> the value it takes after the step. All take effect together; every read sees the old values.
-    bind: parameter -> parameter of the same state and type that is read in its place.
+    bind: parameter -> parameter of the same state and type that is read in its place; both may be floats of different
+    dtypes, then what is read is cast.
     device: "cuda", "interpreter" or "reference"; default the state's, else the process's own.
     deterministic: use only kernels that give the same bits on every run. All kernels do at present.
     dtype: "float64" makes the reference device compute every float in double precision.
@@ -144,14 +146,15 @@ def _bound(
         for value in (key, other):
             if state is None or not isinstance(value, Value) or value not in state:
                 raise GraphError(f"bind holds {value!r}, which is not in the state", op="compile")
-        if key.type != other.type:
+        if key.shape != other.shape or (key.dtype is not other.dtype and not key.dtype.is_float & other.dtype.is_float):
             raise GraphError(f"{key!r} cannot be read from {other!r}: their types differ", op="compile")
         if key in graph.inputs:
             raise GraphError(f"{key!r} is bound and cannot be an input as well", op="compile")
     if not bind:
         return graph, updates
+    read = {key: call("cast", other, key.dtype) for key, other in bind.items()}
     whole = Graph(graph.inputs, (*graph.outputs, *updates.values()))
-    rewritten = whole.rewrite(lambda node: None if node.inputs else [bind.get(v, v) for v in node.outputs])
+    rewritten = whole.rewrite(lambda node: None if node.inputs else [read.get(v, v) for v in node.outputs])
     count = len(graph.outputs)
     news = dict(zip(updates, rewritten.outputs[count:], strict=True))
     return Graph(graph.inputs, rewritten.outputs[:count]), news

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import FlameError, StateError
 from ..ir.node import Value
-from ..types import TensorType
+from ..types import DType, TensorType
 from . import checkpoint
 from .arena import Arena
 from .buffers import Array, Place, Slab, accept
@@ -48,8 +48,10 @@ class State:
         slab = Slab([value.type for value in self._values.values()], self.device.memory)
         self._slab = slab
         self._places = dict(zip(self._values, slab.places, strict=True))
+        self._followers = _followers(values)
         for name, value in self._values.items():
-            self._places[name].write(_initial(name, value, self.seed))
+            first = value if (leader := _leader(value)) is None else leader
+            self._places[name].write(_initial(self.name(first), first, self.seed, value.dtype))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,10 +100,18 @@ class State:
         return self.place(key).host
 
     def set(self, key: Value | str, array: Any) -> None:
-        """Overwrite a parameter. Raises StateError for another shape or dtype; then nothing is written."""
+        """Overwrite a parameter, and those whose `init` it is. Raises StateError for another shape or dtype; then
+        nothing is written."""
         place = self.place(key)
         name = self.name(key) if isinstance(key, Value) else key
         place.write(accept(array, place.type, f"parameter {name!r}", error=StateError))
+        self._follow(name, ())
+
+    def _follow(self, name: str, apart: Container[str]) -> None:
+        """Give the numbers of a parameter to those that follow it, but for the names in `apart`."""
+        for follower in self._followers.get(self._values[name], ()):
+            if (other := self.name(follower)) not in apart:
+                self._places[other].write(self._places[name].read().astype(follower.dtype.numpy))
 
     def snapshot(self) -> Snapshot:
         """A copy of every parameter, for `restore`."""
@@ -126,8 +136,9 @@ class State:
         """Read parameters from a safetensors file and return its metadata.
 
         strict: the file must hold exactly the parameters of this State; otherwise names that only one of them has
-        are left alone. Shapes and dtypes must always agree. Everything that does not fit is listed in one StateError,
-        as is a damaged file; then nothing is written.
+        are left alone, but for parameters whose `init` is one that the file has: they follow it. Shapes
+        and dtypes must always agree. Everything that does not fit is listed in one StateError, as is a damaged file;
+        then nothing is written.
         """
         with checkpoint.Reader(path) as reader:
             problems = _mismatches({name: p.type for name, p in self._places.items()}, reader.types, strict)
@@ -136,6 +147,7 @@ class State:
             for name, place in self._places.items():
                 if name in reader.types:
                     place.write(reader.read(name))
+                    self._follow(name, reader.types)
             return reader.metadata
 
 
@@ -182,8 +194,31 @@ def _free_name(wish: str | None, taken: set[str | None], numbers: dict[str, int]
     return name
 
 
-def _initial(name: str, value: Value, seed: int) -> Array:
-    """A parameter's initial array, in its own dtype (floats are rounded to nearest even)."""
+def _leader(value: Value) -> Value | None:
+    """The parameter that this one follows, if its `init` is one."""
+    init = value.node.attrs["init"]
+    return init if isinstance(init, Value) else None
+
+
+def _followers(values: Sequence[Value]) -> dict[Value, list[Value]]:
+    """Parameter -> those that follow it. Raises StateError if it is missing, or itself follows another."""
+    table: dict[Value, list[Value]] = {}
+    held = set(values)
+    for value in values:
+        leader = _leader(value)
+        if leader is None:
+            continue
+        if leader not in held or _leader(leader) is not None:
+            raise StateError(
+                f"{value!r} starts from {leader!r}, which must be in the State and have a value of its own",
+                loc=value.node.loc,
+            )
+        table.setdefault(leader, []).append(value)
+    return table
+
+
+def _initial(name: str, value: Value, seed: int, dtype: DType) -> Array:
+    """A parameter's initial array, in `dtype` (floats are rounded to nearest even)."""
     init = value.node.attrs["init"]
     if callable(init):
         digest = hashlib.sha256(name.encode()).digest()
@@ -196,9 +231,11 @@ def _initial(name: str, value: Value, seed: int) -> Array:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             whole = np.broadcast_to(0 if init is None else init, value.shape)
-            return np.array(value.dtype.convert(whole) if value.dtype.is_storage else whole, dtype=value.dtype.numpy)
+            return np.array(dtype.convert(whole) if dtype.is_storage else whole, dtype=dtype.numpy)
     except (TypeError, ValueError, OverflowError) as error:
-        raise StateError(f"the initial value of {name!r} is no {value.type}: {error}", loc=value.node.loc) from error
+        raise StateError(
+            f"the initial value of {name!r} is no {value.type.with_dtype(dtype)}: {error}", loc=value.node.loc
+        ) from error
 
 
 def _mismatches(

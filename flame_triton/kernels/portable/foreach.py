@@ -3,20 +3,21 @@
 The work is cut into chunks of CHUNK elements, each inside one tensor, one program per chunk:
 
     pointers_ptr  int64 [n_tensors, n_slots]: addresses in bytes. A row holds the tensors that are read and written
-                  together (parameter, gradient, moments, ...): equal sizes, contiguous, each 16-byte aligned. A slot
-                  that the body reads at offset 0 alone (a per-tensor learning rate) may be a single element.
-    chunks_ptr    int64 [n_chunks, 3]: (row of pointers_ptr, first element, elements of the tensor), from `chunks`
+                  together (parameter, gradient, moments, ...): equal sizes, contiguous, each 16-byte aligned.
+    chunks_ptr    int64 [n_chunks, 3]: (row of pointers_ptr, number of the chunk in the tensor, elements of the
+                  tensor), from `chunks`
     scalars       tuple; a pointer is loaded once per program (one element, in its compute dtype), a number is passed on
+    each          (), or a pointer to [n_tensors, EACH] in a tuple: numbers of each row (rates, decays)
     DTYPES        constexpr tuple: the element dtype of each slot (tl.float32, ...)
     BLOCK, CHUNK  elements per step and per program, powers of two, BLOCK <= CHUNK
     BODY          a @triton.jit function of
 
-        BODY(pointers, offsets, mask, scalars)
+        BODY(pointers, offsets, mask, scalars, each)
             pointers  tuple of n_slots typed pointers to the first elements of the tensors
             offsets   int64 [BLOCK], element indices; mask: bool [BLOCK], True where the element exists
-            scalars   tuple of values
+            scalars, each  tuples of values
 
-`foreach`: the body loads, computes and stores. `foreach_sum`: it returns one float per element.
+`foreach`: the body loads, computes and stores. `foreach_sum`: it returns one float per element; it has no `each`.
 """
 
 from __future__ import annotations
@@ -67,30 +68,45 @@ def _values(scalars):
 
 
 @triton.jit
+def _row_values(each, row, EACH: tl.constexpr):
+    """The numbers of one row of the table `each`."""
+    values = ()
+    for i in tl.static_range(EACH):
+        values = values + (lib.to_compute(tl.load(each[0] + row * EACH + i)),)
+    return values
+
+
+@triton.jit
 def _chunk(pointers_ptr, chunks_ptr, DTYPES: tl.constexpr, CHUNK: tl.constexpr):
-    """(pointers, first element, elements of the tensor) of this program."""
+    """(row, pointers, first element, elements of the tensor) of this program.
+
+    The first element is a product with CHUNK, so that the compiler knows its low bits: a body may then divide the
+    index of an element by a small power of two at no cost.
+    """
     p_chunk = chunks_ptr + tl.program_id(0) * 3
-    pointers = _typed_pointers(pointers_ptr + tl.load(p_chunk) * len(DTYPES), DTYPES)
-    return pointers, tl.multiple_of(tl.load(p_chunk + 1), CHUNK), tl.load(p_chunk + 2)
+    row = tl.load(p_chunk)
+    pointers = _typed_pointers(pointers_ptr + row * len(DTYPES), DTYPES)
+    return row, pointers, tl.load(p_chunk + 1) * CHUNK, tl.load(p_chunk + 2)
 
 
 @triton.jit
 def foreach(
-    pointers_ptr, chunks_ptr, scalars,
-    BODY: tl.constexpr, DTYPES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    pointers_ptr, chunks_ptr, scalars, each,
+    BODY: tl.constexpr, DTYPES: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Runs BODY over every element of every tensor; see the module. Launch n_chunks programs on axis 0."""
-    pointers, start, size = _chunk(pointers_ptr, chunks_ptr, DTYPES, CHUNK)
+    row, pointers, start, size = _chunk(pointers_ptr, chunks_ptr, DTYPES, CHUNK)
     values = _values(scalars)
+    own = _row_values(each, row, EACH)
     lane = tl.arange(0, BLOCK)
     # A mask of unknown alignment forbids vector accesses, so whole chunks have their own loop with a constant one.
     if start + CHUNK <= size:
         for step in range(0, CHUNK, BLOCK):
-            BODY(pointers, start + step + lane, tl.full([BLOCK], True, tl.int1), values)
+            BODY(pointers, start + step + lane, tl.full([BLOCK], True, tl.int1), values, own)
     else:
         for step in range(0, CHUNK, BLOCK):
             offsets = start + step + lane
-            BODY(pointers, offsets, offsets < size, values)
+            BODY(pointers, offsets, offsets < size, values, own)
 
 
 @triton.jit
@@ -103,20 +119,23 @@ def foreach_sum(
     partials: float32 or float64 [n_chunks], every element written; sums run in its dtype and in a fixed order, so
     the result is deterministic.
     """
-    pointers, start, size = _chunk(pointers_ptr, chunks_ptr, DTYPES, CHUNK)
+    _, pointers, start, size = _chunk(pointers_ptr, chunks_ptr, DTYPES, CHUNK)
     values = _values(scalars)
     lane = tl.arange(0, BLOCK)
     dtype: tl.constexpr = partials_ptr.dtype.element_ty
     acc = tl.zeros([BLOCK], dtype=dtype)
     if start + CHUNK <= size:
         for step in range(0, CHUNK, BLOCK):
-            acc += BODY(pointers, start + step + lane, tl.full([BLOCK], True, tl.int1), values).to(dtype)
+            acc += BODY(pointers, start + step + lane, tl.full([BLOCK], True, tl.int1), values, ()).to(dtype)
     else:
         for step in range(0, CHUNK, BLOCK):
             offsets = start + step + lane
             mask = offsets < size
-            acc += tl.where(mask, BODY(pointers, offsets, mask, values).to(dtype), 0.0)
+            acc += tl.where(mask, BODY(pointers, offsets, mask, values, ()).to(dtype), 0.0)
     tl.store(partials_ptr + tl.program_id(0), tl.sum(acc))
+
+
+PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +148,11 @@ class Config:
 
 
 def chunks(sizes: Sequence[int], chunk: int) -> list[tuple[int, int, int]]:
-    """Rows of chunks_ptr for tensors of `sizes` elements, in order: (tensor, first element, elements of the tensor).
+    """Rows of chunks_ptr for tensors of `sizes` elements, in order: (tensor, number, elements of the tensor).
 
     Empty tensors have no chunk; without any chunk there is nothing to launch.
     """
-    return [(tensor, start, size) for tensor, size in enumerate(sizes) for start in range(0, size, chunk)]
+    return [(tensor, number, size) for tensor, size in enumerate(sizes) for number in range(-(-size // chunk))]
 
 
 def _power_of_two(n: int) -> int:
@@ -145,12 +164,47 @@ def heuristic(sizes: Sequence[int], interpreted: bool) -> Config:
     """The configuration to start with for tensors of `sizes` elements.
 
     Interpreted, a program costs about 2 ms and an element (padding included) about 0.2 us: the cheapest block wins.
-    Compiled, chunks are as long as leaves eight programs for each of about 132 multiprocessors.
+    Compiled, each thread has four elements of every tensor in flight, in one 16-byte access of float32; chunks are as
+    long as leaves 64 programs for each of about 132 multiprocessors, so that the last ones to end keep few waiting.
     """
     if interpreted:
         widest = min(_power_of_two(max(sizes, default=1)), 1 << 18)
         blocks = [1 << i for i in range(4, widest.bit_length())] or [16]
         block = min(blocks, key=lambda b: sum(-(-n // b) for n in sizes) * (2e-3 + 2e-7 * b))
         return Config(block, block, 1)
-    chunk = _power_of_two(sum(sizes) // (8 * 132))
-    return Config(1024, min(max(chunk, 1024), 8192), 4)
+    chunk = _power_of_two(sum(sizes) // (64 * 132))
+    return Config(1024, min(max(chunk, 1024), 4096), 8)
+
+
+def candidates(sizes: Sequence[int]) -> list[Config]:
+    """The configurations of `foreach` worth measuring on a device, the heuristic's first: 4 or 8 elements a thread,
+    short and long chunks."""
+    found = [heuristic(sizes, False)]
+    for block, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 8), (2048, 16)):
+        found += [Config(block, chunk, warps) for chunk in (2048, 4096, 16384)]
+    return list(dict.fromkeys(found))
+
+
+def sum_heuristic(sizes: Sequence[int], interpreted: bool) -> Config:
+    """As `heuristic`, for `foreach_sum`: it mostly reads one tensor, so a thread has 16 elements in flight, and chunks
+    are long enough for about 4096 partial sums beyond one for each tensor."""
+    config = heuristic(sizes, interpreted)
+    if not interpreted:
+        config = Config(4096, 4096, 8)
+    return _few(sizes, config)
+
+
+def sum_candidates(sizes: Sequence[int]) -> list[Config]:
+    """The configurations of `foreach_sum` worth measuring on a device, the heuristic's first."""
+    found = [
+        Config(block, chunk, warps) for block in (2048, 4096, 8192) for chunk in (8192, 65536) for warps in (8, 16)
+    ]
+    return list(dict.fromkeys([sum_heuristic(sizes, False), *(_few(sizes, c) for c in found)]))
+
+
+def _few(sizes: Sequence[int], config: Config) -> Config:
+    """With chunks so long that there are few partial sums."""
+    chunk = config.CHUNK
+    while sum(sizes) > chunk * PARTIALS:
+        chunk *= 2
+    return Config(config.BLOCK, chunk, config.num_warps)

@@ -147,6 +147,7 @@ __all__ = [
     "ndtri",
     "neg",
     "nextafter",
+    "noise",
     "normal",
     "polygamma",
     "pow",
@@ -172,6 +173,7 @@ __all__ = [
     "sinh",
     "softplus",
     "sqrt",
+    "stochastic_round",
     "store",
     "tan",
     "tanh",
@@ -323,6 +325,17 @@ def round_e5m2(x):
     return decode_e5m2(encode_e5m2(x))
 
 
+@triton.jit
+def stochastic_round(x, noise):
+    """float32 rounded to one of its two bfloat16 neighbours, returned as float32; infinities and NaN are kept.
+
+    noise: int32, its lower 16 bits uniform. They are added to the bits that bfloat16 drops, so the farther neighbour is
+    taken as often as x is near to it.
+    """
+    bits = (x.to(tl.int32, bitcast=True) + (noise & 0xFFFF)) & -0x10000
+    return tl.where(isfinite(x), bits.to(tl.float32, bitcast=True), x)
+
+
 # --- matrix product ---
 
 
@@ -379,6 +392,18 @@ def randint_bits(seed, index, stream, step):
     """
     word, _, _, _ = _philox(seed, index, stream, step)
     return word.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def noise(seed, index, stream, step):
+    """16 random bits as an int32: the upper half of word index % 4 of the Philox draw at index // 4.
+
+    Four elements share a draw, which the compiler sees where it knows the low bits of index.
+    """
+    word0, word1, word2, word3 = _philox(seed, index >> 2, stream, step)
+    which = index & 3
+    word = tl.where(which == 0, word0, tl.where(which == 1, word1, tl.where(which == 2, word2, word3)))
+    return (word >> 16).to(tl.int32)
 
 
 @triton.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..lower import Lowering
 
 _MODULE = "flame_triton.kernels.portable.foreach"
-PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
 
 
 def foreach(lowering: Lowering, node: Node) -> None:
@@ -30,8 +30,7 @@ def foreach(lowering: Lowering, node: Node) -> None:
     results = [lowering.slots[v] for v in node.outputs]
     out = len(body.outputs)
     slots = _slots(node)
-    sizes = [node.outputs[i * out].size for i in range(rows)]
-    config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
+    config = _config(lowering, node, [node.outputs[i * out].size for i in range(rows)])
     written = [[Operand(results[i * out + j], v.dtype) for j, v in enumerate(body.outputs)] for i in range(rows)]
     index = len(lowering.launches)
     _launch_rows(lowering, node, slots, written, config, results, None)
@@ -48,12 +47,8 @@ def foreach_sum(lowering: Lowering, node: Node) -> None:
     rows: int = node.attrs["rows"]
     slots = _slots(node)
     sizes = [node.inputs[i * slots].size for i in range(rows)]
-    config = foreach_kernel.heuristic(sizes, lowering.target.interpreted)
-    chunk = config.CHUNK
-    while sum(sizes) > chunk * PARTIALS:
-        chunk *= 2
-    config = foreach_kernel.Config(config.BLOCK, chunk, config.num_warps)
-    count = len(foreach_kernel.chunks(sizes, chunk))
+    config = _config(lowering, node, sizes)
+    count = len(foreach_kernel.chunks(sizes, config.CHUNK))
     partials = Slot("arena", count * node.type.dtype.itemsize)
     _launch_rows(
         lowering, node, slots, [[] for _ in range(rows)], config, [partials], Operand(partials, node.type.dtype)
@@ -79,7 +74,34 @@ def _total(result: TensorType, count: int) -> Graph:
 
 def _slots(node: Node) -> int:
     """How many tensors one row of operands holds."""
-    return (len(node.inputs) - node.attrs["scalars"]) // node.attrs["rows"]
+    attrs = node.attrs
+    return (len(node.inputs) - attrs["scalars"] - bool(attrs.get("each"))) // attrs["rows"]
+
+
+def _body(node: Node) -> tuple[str, str]:
+    """Name and source of the generated body."""
+    attrs = node.attrs
+    return generate_body(
+        attrs["body"], _slots(node), attrs["scalars"], attrs.get("each", 0), node.op.name == "foreach_sum"
+    )
+
+
+def _config(lowering: Lowering, node: Node, sizes: list[int]) -> foreach_kernel.Config:
+    """The configuration for tensors of `sizes` elements: body, dtypes, and how much lies in how many tensors decide."""
+    body: Graph = node.attrs["body"]
+    facts = {
+        "kernel": node.op.name,
+        "body": hashlib.sha256(_body(node)[1].encode()).hexdigest()[:16],
+        "dtypes": [v.dtype.name for v in (*body.inputs[: _slots(node)], *body.outputs)],
+        "tensors": len(sizes),
+        "elements": sum(sizes),
+    }
+    sums = node.op.name == "foreach_sum"
+    listed = foreach_kernel.sum_candidates if sums else foreach_kernel.candidates
+    first = foreach_kernel.sum_heuristic if sums else foreach_kernel.heuristic
+    return lowering.choose(
+        node, "foreach", facts, lambda: listed(sizes), lambda: first(sizes, lowering.target.interpreted)
+    )
 
 
 def _launch_rows(
@@ -97,16 +119,19 @@ def _launch_rows(
     table = PointerTable(tuple((*r, *w) for r, w in zip(read, written, strict=True)))
     sizes = [node.inputs[i * slots].size for i in range(rows)]
     chunks = np.asarray(foreach_kernel.chunks(sizes, config.CHUNK), np.int64).reshape(-1, 3)
-    scalars = tuple(lowering.operand(v) for v in node.inputs[rows * slots :])
-    name, source = generate_body(body, slots, partials is not None)
+    count, each = node.attrs["scalars"], node.attrs.get("each", 0)
+    shared = [lowering.operand(v) for v in node.inputs[rows * slots :]]
+    scalars, table_of_rows = tuple(shared[:count]), tuple(shared[count:])
+    name, source = _body(node)
     dtypes = [v.dtype for v in body.inputs[:slots]] + ([] if partials else [v.dtype for v in body.outputs])
     constexprs = {
         "BODY": KernelRef(name, name, source),
         "DTYPES": tuple(KernelRef("triton.language", triton_name(d)) for d in dtypes),
         "BLOCK": config.BLOCK,
         "CHUNK": config.CHUNK,
+        **({} if partials else {"EACH": each}),
     }
-    args: list[Argument] = [table, ConstantTable(chunks), scalars, *([partials] if partials else [])]
+    args: list[Argument] = [table, ConstantTable(chunks), scalars, partials or table_of_rows]
     kernel = KernelRef(_MODULE, "foreach_sum" if partials else "foreach")
     reads = [lowering.slot(v) for v in node.inputs]
     lowering.emit(
