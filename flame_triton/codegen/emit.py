@@ -7,6 +7,7 @@ nothing but index arithmetic. A statement is written once per (value, map).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ..types import DType, bfloat16, bool_, float16
 
 Deps = frozenset[int]
 NEVER = "tl.full((), False, tl.int1)"  # the condition of an element that is always masked
+PIECE = "@"  # ends the name of what differs from piece to piece of a row
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class Emitter:
 
     pointers: the kernel's pointer variable of each region input. bound: values that are variables already (a matmul's
     accumulator, finished column sums). sink(deps) is the list a statement goes to, given the axes it varies along.
-    whole_mask: the variable that masks elements varying along every axis.
+    whole_mask: the variable that masks elements varying along every axis. pieces: into how many tiles of equal width a
+    row is cut; a name that differs from piece to piece ends in PIECE, and `unrolled` writes its statement for each.
     """
 
     region: Graph
@@ -118,6 +121,7 @@ class Emitter:
     bound: dict[Value, Term] = field(default_factory=dict[Value, Term])
     whole_mask: str | None = None
     row_axis: int | None = None  # the axis that row reductions reduce, held whole in a tile
+    pieces: int = 1
     terms: dict[tuple[Value, IndexMap | None], Term] = field(default_factory=dict[tuple[Value, IndexMap | None], Term])
     coordinates: dict[int, str] = field(default_factory=dict[int, str])
     loads: dict[IndexMap, tuple[Term, str | None]] = field(default_factory=dict[IndexMap, tuple[Term, str | None]])
@@ -133,7 +137,7 @@ class Emitter:
         return f"{prefix}{self.counter[0]}"
 
     def assign(self, expression: str, deps: Deps, comment: str = "", prefix: str = "v") -> Term:
-        name = self.fresh(prefix)
+        name = self.fresh(prefix) + (PIECE if self.pieces > 1 and self.row_axis in deps else "")
         self.sink(deps).append(f"{name} = {expression}" + (f"  # {comment}" if comment else ""))
         return Term(name, deps)
 
@@ -307,7 +311,10 @@ class Emitter:
             neutral = constant(identity(node.op.lowering.kind, source.dtype), source.dtype)  # type: ignore[union-attr]
             where = mask or f"({self.space.axes[axis].name} >= 0)"
             text = f"tl.where({where}, {text}, {neutral})"
-        expression = reduction(node.op.lowering.kind, text, axis=1)  # type: ignore[union-attr]
+        kind: str = node.op.lowering.kind  # type: ignore[union-attr]
+        parts = [text.replace(PIECE, f"_{p}") for p in range(self.pieces)]
+        text = functools.reduce(lambda a, b: combined(kind, a, b), parts)
+        expression = reduction(kind, text, axis=1)
         term = self.assign(rounded(expression, node.type.dtype), inner.deps - {axis}, node.op.name)
         self.terms[value, None] = term
         return term
@@ -343,6 +350,20 @@ def rounded(text: str, dtype: DType) -> str:
     if dtype is bfloat16:
         return f"lib.round_bf16({text})"
     return f"lib.round_fp16({text})" if dtype is float16 else text
+
+
+def combined(kind: str, a: str, b: str) -> str:
+    """Two operands of a reduction, element by element."""
+    if kind in ("max", "min"):
+        return f"lib.{kind}imum({a}, {b})"
+    sign = {"sum": "+", "prod": "*", "any": "|", "all": "&"}[kind]
+    return f"{a} {sign} {b}"
+
+
+def unrolled(lines: Sequence[str], pieces: int) -> list[str]:
+    """The statements, those about a piece of a row once for each piece."""
+    count = {True: pieces, False: 1}
+    return [line.replace(PIECE, f"_{p}") for line in lines for p in range(count[PIECE in line])]
 
 
 def reduction(kind: str, text: str, axis: int) -> str:

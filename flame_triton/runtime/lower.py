@@ -186,6 +186,7 @@ class Lowering:
             args.append(kernel.rows)
         else:
             grid = (kernel.groups, 1 if kernel.whole_rows else across)
+            constexprs["STAGES"] = config.num_stages
         args += self.streams(region, kernel)
         reads = [self.slot(v) for v in node.inputs]
         index = len(self.launches)
