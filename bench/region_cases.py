@@ -117,7 +117,7 @@ def qk_norm(rows: int, width: int) -> list[RegionCase]:
     turned = []
     for i, w in enumerate((wq, wk)):
         normed = ft.rms_norm(qkv[:, :, i], HEAD, w, eps=1e-6)
-        turned.append(ft.apply_rotary_emb(ft.transpose(normed, (0, 2, 1, 3)), cos, sin))
+        turned.append(ft.apply_rotary_emb(normed, ft.expand_dims(cos, 1), ft.expand_dims(sin, 1)))
     return _pair("qk-norm + rope", turned, (qkv, wq, wk), (cos, sin), saved="rms_norm")
 
 

@@ -122,6 +122,7 @@ class Emitter:
     whole_mask: str | None = None
     row_axis: int | None = None  # the axis that row reductions reduce, held whole in a tile
     pieces: int = 1
+    spread: str = ""  # added to the offsets of what is loaded once for all rows, so that it lies like a tile of rows
     terms: dict[tuple[Value, IndexMap | None], Term] = field(default_factory=dict[tuple[Value, IndexMap | None], Term])
     coordinates: dict[int, str] = field(default_factory=dict[int, str])
     loads: dict[IndexMap, tuple[Term, str | None]] = field(default_factory=dict[IndexMap, tuple[Term, str | None]])
@@ -261,7 +262,8 @@ class Emitter:
         self.reads.setdefault(value, set()).add(index)
         place, valid = self.place(index)
         other = "0.0" if value.dtype.is_float else "0"
-        text = f"lib.load({self.pointers[value]}, {place.text}, {self.mask(place.deps, valid)}, {other})"
+        offsets = place.text + (self.spread if place.deps == {self.row_axis} else "")
+        text = f"lib.load({self.pointers[value]}, {offsets}, {self.mask(place.deps, valid)}, {other})"
         return self.assign(text, place.deps, str(value.dtype), prefix="x")
 
     def _view(self, node: Node, index: IndexMap) -> Term:

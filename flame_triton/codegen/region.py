@@ -211,6 +211,8 @@ class _Writer:
 
         whole = "mask" if form == "epilogue" else "ok"
         emitter = Emitter(self.region, space, self.pointers, sink, whole_mask=whole, row_axis=len(space.axes) - 1, pieces=self.pieces)
+        if form == "columns" and self.row_reduces:
+            emitter.spread = " + rows * 0"
         if self.product is not None:
             emitter.bound[self.product] = self._accumulator(emitter)
         outputs = list(zip(self.region.outputs, self.roles, self.results, strict=True))
@@ -321,6 +323,8 @@ class _Writer:
             f"    m_ok = (m < {space.axes[1].size}) | ({space.axes[1].size} % BLOCK_M == 0)",
             *("    " + line for line in (*whole, *body["inside"])),
         ]
+        if self.row_reduces:
+            names.append("rows = tl.arange(0, BLOCK_M)[:, None]  # [BLOCK_M, 1]")
         lines = [f"g = tl.program_id(0){cast}", *names, *body["before"], *loop, *body["after"]]
         return define_function(name, [a for a in arguments if a != "M"], lines)
 

@@ -286,6 +286,24 @@ class _Fuser:
                     role = self._role(cluster, anchor)
                     if role:
                         return cluster, role
+        return self._beside(anchor, top)
+
+    def _beside(self, anchor: Anchor, top: int) -> tuple[Cluster, str] | None:
+        """A cluster that a reduction shares no element with, but the iteration space: of rows of the same operand (the
+        queries and keys of a packed projection), or of columns of another result of the same kernel (the partial sums
+        for a norm's weight and bias)."""
+        if not anchor.reduce:
+            return None
+        kin = [v for v, _ in anchor.reads]
+        if anchor.reduce == "column":
+            kin = [m for v in kin if (c := self.cluster_of.get(v)) for m, role in c.members.items() if role == "column"]
+        for v in kin:
+            for cluster in self.readers.get(v, [])[-4:]:
+                alike = cluster.rows if anchor.reduce == "row" else cluster.groups
+                if cluster.kind == "region" and cluster.level > top and alike == anchor.value.node.inputs[0].shape:
+                    role = self._role(cluster, anchor)
+                    if role:
+                        return cluster, role
         return None
 
     def _role(self, cluster: Cluster, anchor: Anchor) -> str | None:
