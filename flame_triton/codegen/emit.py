@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -263,11 +264,42 @@ class Emitter:
         place, valid = self.place(index)
         other = "0.0" if value.dtype.is_float else "0"
         offsets = place.text + (self.spread if place.deps == {self.row_axis} else "")
+        paired = self._by_pairs(index)
+        if paired:
+            offsets = re.sub(rf"\b{paired}\b", "pair", offsets)
         text = f"lib.load({self.pointers[value]}, {offsets}, {self.mask(place.deps, valid)}, {other})"
+        text = f"lib.repeat_pairs({text})" if paired else text
         return self.assign(text, place.deps, str(value.dtype), prefix="x")
+
+    def _by_pairs(self, index: IndexMap) -> str | None:
+        """The coordinate that counts pairs of columns, if both columns of a pair read one element: then half a tile is
+        loaded, each element once and side by side."""
+        view, group = index.strided, self.space.dims[-1]
+        whole_rows = self.whole_mask == "ok" and self.row_axis is not None and self.pieces == 1
+        if view is None or view.bounds is not None or len(group) != 2 or group[1] != 2 or not whole_rows:
+            return None
+        if self.space.axes[-1].mask is not None or view.strides[-2:] != (1, 0):
+            return None
+        return self.coordinate(len(view.shape) - 2)
+
+    def _swaps(self, node: Node, index: IndexMap) -> bool:
+        """True if the view exchanges the elements of pairs, and both elements of a pair lie in the tile side by side:
+        a rotary embedding of interleaved pairs then exchanges them in registers."""
+        swap, view = node.op.lowering.map(node).strided, index.strided  # type: ignore[union-attr]
+        if swap is None or view is None or swap.bounds is not None or view.bounds is not None:
+            return False
+        pairs = swap.shape[-1:] == (2,) and swap.offset == 1 and swap.strides == (*row_major(swap.shape)[:-1], -1)
+        within = view.shape[-1:] != () and view.shape[-1] % 2 == 0 and view.strides[-1] == 1
+        even = all(s % 2 == 0 for s in view.strides[:-1]) and view.offset % 2 == 0
+        return pairs and within and even and self.whole_mask == "ok"
 
     def _view(self, node: Node, index: IndexMap) -> Term:
         source = node.inputs[0]
+        if self._swaps(node, index):
+            inner = self.value(source, index)
+            if self.row_axis not in inner.deps and self.row_axis is not None:
+                return inner
+            return self.assign(f"lib.swap_pairs({inner.text})", inner.deps, node.op.name)
         below = node.op.lowering.map(node).then(index)  # type: ignore[union-attr]
         inner = self.value(source, below)
         if not node.op.lowering.map(node).masked:  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..graph.access import base_of
+from ..graph.access import base_of, parts_of
 from ..graph.legalise import identity
 from ..graph.region import region_key
 from ..ir.graph import Graph
@@ -57,6 +57,7 @@ from flame_triton.kernels.portable import reduction
 INT32_LIMIT = 1 << 31
 NARROWEST_PIECE = 32  # elements; a row of narrower pieces is padded instead
 MOST_PIECES = 9
+WIDE_PIECE = 1024  # elements that all threads of a program share out, so that one row lies among them like several
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +212,7 @@ class _Writer:
 
         whole = "mask" if form == "epilogue" else "ok"
         emitter = Emitter(self.region, space, self.pointers, sink, whole_mask=whole, row_axis=len(space.axes) - 1, pieces=self.pieces)
-        if form == "columns" and self.row_reduces:
+        if self.row_reduces and (form == "columns" or space.axes[-1].size // self.pieces < WIDE_PIECE):
             emitter.spread = " + rows * 0"
         if self.product is not None:
             emitter.bound[self.product] = self._accumulator(emitter)
@@ -256,6 +257,13 @@ class _Writer:
         return dense.reshape(space.shape)
 
     def _store(self, emitter: Emitter, value: Value, role: str, pointer: str, lines: list[str]) -> None:
+        if role == "parts":
+            for part, order in parts_of(value) or ():
+                term = emitter.value(part, IndexMap.dense(part.shape).reshape(emitter.space.shape))
+                place, _ = emitter.place(order.reshape(emitter.space.shape))
+                everywhere = frozenset(range(len(emitter.space.axes)))
+                lines.append(f"lib.store({pointer}, {place.text}, {term.text}, {emitter.mask(everywhere)})")
+            return
         index = self._canonical(value, role, emitter.space)
         if role == "permuted":
             base, order = base_of(value)
@@ -310,6 +318,11 @@ class _Writer:
         names = [f"n = {column}"] + ([f"n_ok = n < {space.axes[-1].size}"] if space.axes[-1].mask else [])
         if self.pieces > 1:
             names = [f"n_{p} = {p} * BLOCK_N + {column}" for p in range(self.pieces)]
+        text = "\n".join(line for lines in body.values() for line in lines)
+        if re.search(r"\brows\b", text):
+            names.append("rows = tl.arange(0, BLOCK_M)[:, None]  # [BLOCK_M, 1]")
+        if re.search(r"\bpair\b", text):
+            names.append("pair = tl.arange(0, BLOCK_N // 2)[None, :]  # [1, BLOCK_N // 2]")
         whole = ["ok = m_ok & n_ok" if space.axes[-1].mask else "ok = m_ok"]
         if form == "tile":
             rows = f"m = tl.program_id(0){cast} * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]  # [BLOCK_M, 1]"
@@ -323,8 +336,6 @@ class _Writer:
             f"    m_ok = (m < {space.axes[1].size}) | ({space.axes[1].size} % BLOCK_M == 0)",
             *("    " + line for line in (*whole, *body["inside"])),
         ]
-        if self.row_reduces:
-            names.append("rows = tl.arange(0, BLOCK_M)[:, None]  # [BLOCK_M, 1]")
         lines = [f"g = tl.program_id(0){cast}", *names, *body["before"], *loop, *body["after"]]
         return define_function(name, [a for a in arguments if a != "M"], lines)
 
