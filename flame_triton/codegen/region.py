@@ -258,7 +258,9 @@ class _Writer:
 
     def _store(self, emitter: Emitter, value: Value, role: str, pointer: str, lines: list[str]) -> None:
         if role == "parts":
-            for part, order in parts_of(value) or ():
+            parts = parts_of(value)
+            assert parts is not None
+            for part, order in parts:
                 term = emitter.value(part, IndexMap.dense(part.shape).reshape(emitter.space.shape))
                 place, _ = emitter.place(order.reshape(emitter.space.shape))
                 everywhere = frozenset(range(len(emitter.space.axes)))

@@ -353,11 +353,12 @@ class _Fuser:
             return None
         if any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members):
             return None
-        for part, _ in parts_of(anchor.value) or [(anchor.value, None)]:
+        parts = parts_of(anchor.value)
+        for part, _ in parts or ():
             unknown = part not in cluster.members and part not in self.stored
             if unknown or part.size != cluster.size or cluster.members.get(part, "full") != "full":
                 return None
-        return "parts"
+        return "parts" if parts else None
 
     def _belongs_to_rows(self, anchor: Anchor) -> bool:
         """True if only reductions over the anchor's own space, and what builds on them, read it: then the kernel of
