@@ -34,15 +34,21 @@ def _x(shape: Sequence[int], name: str, dtype: str = "bfloat16") -> Value:
 
 
 def _cut(name: str, outputs: Sequence[Value], inputs: Sequence[Value], saved: str | None = None) -> RegionCase:
-    """The graph of `outputs`; the results of ops called `saved` become inputs."""
+    """The graph of `outputs`; what the ops called `saved` save becomes an input: a norm's statistics, from which its
+    result is computed again (weight and bias apart, whose gradients do not ask for them), or the only result."""
     more: list[Value] = []
 
     def rule(node: Node) -> tuple[Value, ...] | None:
         if node.op.name != saved:
             return None
-        made = tuple(_x(t.shape, f"saved{len(more) + i}", t.dtype.name) for i, t in enumerate(node.types))
+        result, *statistics = node.types
+        made = [_x(t.shape, f"saved{len(more) + i}", t.dtype.name) for i, t in enumerate(statistics or [result])]
         more.extend(made)
-        return made
+        if not statistics:
+            return tuple(made)
+        x = ft.cast(node.inputs[0], made[-1].dtype.name)
+        normed = (x - made[0] if len(made) == 2 else x) * made[-1]
+        return ft.cast(normed, result.dtype.name), *made
 
     graph = Graph(tuple(inputs), tuple(outputs)).rewrite(rule)
     used = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs)

@@ -92,25 +92,35 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
     if kernel.form == "flat":
         return RegionConfig(1, min(1024, max(32, columns)))
     if kernel.form == "columns":
-        return _columns(kernel, rows, columns, target)
+        return _whole_rows(kernel, columns, target) if kernel.whole_rows else _column_strips(kernel, columns, target)
     width = columns if kernel.whole_rows else min(columns, 512)
-    # Measured on an H200 (docs/measurements.md): 8 elements a thread where a row is one tile.
     tall = min(rows, max(1, 1024 // width))
-    each = 128 if kernel.double else 256
+    # Measured on an H200 (docs/measurements.md): 16 elements a thread where a row is one tile.
+    each = 128 if kernel.double else 512 if kernel.pieces == 1 else 256
     return RegionConfig(tall, width, min(16, max(1, tall * width // each)))
 
 
-def _columns(kernel: Generated, rows: int, columns: int, target: Target) -> RegionConfig:
-    """A program walks its rows: enough of them under way to hide the memory's latency."""
-    if not kernel.whole_rows:
-        tall = min(rows, 32)
-        width = min(columns, max(64, 2048 // tall))
-        return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))
-    programs = max(1, kernel.groups // target.processors)  # that share a processor
-    warps = 8 if kernel.groups * 8 <= 16 * target.processors else 4
-    tall = max(1, min(rows, 8 * 32 * warps // columns))
-    tile = tall * columns * kernel.pieces * kernel.loaded
+def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
+    """Column sums beside whole rows: about one program a processor walks many rows. So it needs many warps, few elements
+    in each thread (values and sums of all of them are in registers), and loads of coming rows under way."""
+    elements = 8 if kernel.pieces == 1 else 4  # of one piece, in each thread
+    warps = 16 if elements * kernel.pieces <= 12 and kernel.groups < 2 * target.processors and not kernel.double else 8
+    warps = min(warps, max(1, kernel.rows * piece // (32 * elements)))
+    tall = max(1, min(power_of_two(kernel.rows), elements * 32 * warps // piece))
+    tile = tall * piece * kernel.pieces * kernel.loaded
     stages = 1
-    while stages < 4 and tall * stages < kernel.rows and programs * stages * tile < IN_FLIGHT:
+    while stages < 4 and tall * stages < kernel.rows and (stages - 1) * tile < IN_FLIGHT:
         stages += 1
-    return RegionConfig(tall, columns, warps, stages)
+    if stages * tile > target.shared_bytes * 3 // 4:
+        stages = 1
+    return RegionConfig(tall, piece, power_of_two(warps), stages)
+
+
+def _column_strips(kernel: Generated, columns: int, target: Target) -> RegionConfig:
+    """Column sums alone: strips of columns, narrow enough that there are several programs for each processor."""
+    width = min(columns, 512)
+    while width > 32 and kernel.groups * columns // width < 8 * target.processors:
+        width //= 2
+    tile = 2048 if width == 64 else 4096
+    tall = max(1, min(power_of_two(kernel.rows), tile // width))
+    return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))

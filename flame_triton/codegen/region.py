@@ -56,7 +56,7 @@ from flame_triton.kernels.portable import reduction
 
 INT32_LIMIT = 1 << 31
 NARROWEST_PIECE = 32  # elements; a row of narrower pieces is padded instead
-MOST_PIECES = 9
+MOST_PIECES = 5
 WIDE_PIECE = 1024  # elements that all threads of a program share out, so that one row lies among them like several
 
 
@@ -66,6 +66,8 @@ class Generated:
 
     groups, rows, columns: the iteration space; whole_rows: a program holds whole rows, in `pieces` tiles of BLOCK_N.
     loaded: bytes that are loaded for one element of the space; sums: column sums that are accumulated.
+    contract: whether products and sums may be contracted to fused multiply-adds: where rows and columns are summed at
+    once, arithmetic is what limits the speed, and nothing there is compared with what another kernel computes again.
     streams: the random draws inside (nodes of the region), whose stream numbers are the last arguments.
     in_place: (output, input) positions that may share memory: the input is read only where the output is written.
     double: something is computed in float64, which takes twice the registers and long functions.
@@ -84,6 +86,7 @@ class Generated:
     pieces: int = 1
     loaded: int = 4
     sums: int = 0
+    contract: bool = False
 
 
 _memo: dict[object, Generated] = {}
@@ -149,6 +152,7 @@ class _Writer:
             pieces=self.pieces,
             loaded=sum(v.dtype.itemsize for v in self.inputs if v.size >= math.prod(sizes)),
             sums=len(self.column_reduces),
+            contract=bool(self.row_reduces and self.column_reduces) and all(n.op.name == "sum" for n in self.reduces),
         )
 
     # ---- what kind of kernel -----------------------------------------------------------------------------------
@@ -211,7 +215,9 @@ class _Writer:
             return parts["before" if form == "columns" and row not in deps else "inside"]
 
         whole = "mask" if form == "epilogue" else "ok"
-        emitter = Emitter(self.region, space, self.pointers, sink, whole_mask=whole, row_axis=len(space.axes) - 1, pieces=self.pieces)
+        emitter = Emitter(
+            self.region, space, self.pointers, sink, whole_mask=whole, row_axis=len(space.axes) - 1, pieces=self.pieces
+        )
         if self.row_reduces and (form == "columns" or space.axes[-1].size // self.pieces < WIDE_PIECE):
             emitter.spread = " + rows * 0"
         if self.product is not None:

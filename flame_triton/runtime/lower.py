@@ -196,7 +196,7 @@ class Lowering:
             grid,
             args,
             constexprs,
-            {"num_warps": config.num_warps},
+            {"num_warps": config.num_warps, **({"enable_fp_fusion": True} if kernel.contract else {})},
             reads,
             results,
             kernel.name,
