@@ -18,15 +18,18 @@ HEAD = 128
 
 @dataclass(frozen=True)
 class RegionCase:
-    """A graph to measure. unread: bytes of its inputs that it has no use for. ideal: bytes moved if each tensor moves once."""
+    """A graph to measure. unread: bytes of its operands that it has no use for. others: what its opponent reads besides.
+    ideal: bytes moved if each tensor moves once."""
 
     name: str
     graph: Graph
     unread: int = 0
+    others: tuple[Value, ...] = ()
 
     @property
     def ideal(self) -> int:
-        return sum(v.type.nbytes for v in (*self.graph.inputs, *self.graph.outputs)) - self.unread
+        leaves = [n.out for n in self.graph.nodes if n.op.name in ("input", "parameter")]
+        return sum(v.type.nbytes for v in (*leaves, *self.graph.outputs)) - self.unread
 
 
 def _x(shape: Sequence[int], name: str, dtype: str = "bfloat16") -> Value:
@@ -52,7 +55,8 @@ def _cut(name: str, outputs: Sequence[Value], inputs: Sequence[Value], saved: st
 
     graph = Graph(tuple(inputs), tuple(outputs)).rewrite(rule)
     used = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs)
-    return RegionCase(name, Graph(tuple(v for v in (*graph.inputs, *more) if v in used), graph.outputs))
+    read = tuple(v for v in (*graph.inputs, *more) if v in used)
+    return RegionCase(name, Graph(read, graph.outputs), others=tuple(v for v in graph.inputs if v not in used))
 
 
 def _pair(
@@ -141,4 +145,3 @@ def cases(only: str = "", sizes: Sequence[tuple[int, int]] = SIZES) -> list[tupl
     """Every case at every size whose name contains `only`."""
     found = [(size, case) for size in sizes for make in CASES.values() for case in make(*size)]
     return [(size, case) for size, case in found if only in case.name]
-

@@ -20,6 +20,7 @@ from .plan import Target
 ROW_LIMIT = 4096  # elements of a row that one program holds in registers
 COLUMN_LIMIT = 64  # rows that one program of a column reduction walks at least when there are few groups
 LAST_STAGE = 256  # rows of partial sums that one more launch adds up
+PROGRAMS = 1  # of a column reduction for each processor, about
 PARTIAL_COST = 1.5  # what a row of partial sums costs, written and read again, in rows walked
 GROUPS_ENOUGH = 128  # groups that fill the device by themselves
 INTERPRETED_ROW_LIMIT = 1 << 17
@@ -137,7 +138,7 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
         return make(kind, [x], axes=(1,)).out
     if groups == 1 and length <= LAST_STAGE and x.type.nbytes <= LAST_STAGE * 4 * 8192:
         return make(kind, [x], axes=(1,)).out
-    piece = _rows_walked(groups, length, target.processors)
+    piece = _rows_walked(groups, length, PROGRAMS * target.processors)
     x = _padded(kind, x, 1, piece)
     parts = x.shape[1] // piece
     partial = make(kind, [call("reshape", x, (groups * parts, piece, width))], axes=(1,)).out
