@@ -1,7 +1,7 @@
 """The graphs of norms and pointwise work that a transformer's step is made of, one pass each, for measuring.
 
-Backward graphs are cut from their forward: what forward saves (statistics, a softmax) is an input of theirs, as it is in
-a training step, where a product or attention lies between.
+Backward graphs are cut from their forward: what forward saves (statistics, a softmax) is an input of theirs, as it is
+in a training step, where a product or attention lies between.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ HEAD = 128
 
 @dataclass(frozen=True)
 class RegionCase:
-    """A graph to measure. unread: bytes of its operands that it has no use for. others: what its opponent reads besides.
-    ideal: bytes moved if each tensor moves once."""
+    """A graph to measure. unread: bytes of its operands that it has no use for. others: what its opponent reads
+    besides. ideal: bytes moved if each tensor moves once."""
 
     name: str
     graph: Graph

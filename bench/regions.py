@@ -2,11 +2,11 @@
 
     python -m bench.regions [--only "layer_norm bwd"] [--most 12] [--sums] [--all] [--json FILE]
 
-For each case and size: gigabytes a second of the heuristic's configuration and of the best candidate, and their share of
-a copy that moves as many bytes; and torch, eager. A case's bytes are those of its tensors, each counted once. Programs
-are replayed from captured graphs; what they read stands in a State, what they write stays where it is. Each run starts
-after a write that fills the caches with something else, long enough for the launches to be queued behind it. The kernels
-are compiled first, in as many processes as there are cores.
+For each case and size: gigabytes a second of the heuristic's configuration and of the best candidate, and their share
+of a copy that moves as many bytes; and torch, eager. A case's bytes are those of its tensors, each counted once.
+Programs are replayed from captured graphs; what they read stands in a State, what they write stays where it is. Each
+run starts after a write that fills the caches with something else, long enough for the launches to be queued behind it.
+The kernels are compiled first, in as many processes as there are cores.
 
 --sums varies the last launch, which adds up partial sums, instead of the largest one. --all prints every candidate.
 --programs: how many programs of a column reduction there are for each processor, see graph/legalise.py.
@@ -223,9 +223,8 @@ def gate(found: Sequence[Any], wanted: Sequence[Any]) -> float:
 def measure(options: argparse.Namespace, target: Target, reports: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     clock = Clock()
     rows: list[dict[str, Any]] = []
-    print(
-        f"{'case':24}{'size':>14}{'MB':>7}{'copy':>7} | {'heuristic':24}{'GB/s':>6}{'%':>5} | {'best':24}{'GB/s':>6}{'%':>5} | torch"
-    )
+    heads = ("case", "size", "MB", "copy", "heuristic", "GB/s", "%", "best", "GB/s", "%", "torch", "%")
+    print("{:24}{:>14}{:>7}{:>7} | {:16}{:>6}{:>5} | {:16}{:>6}{:>5} |{:>6}{:>5}".format(*heads))
     for group in variants(options, target):
         case, size = group[0].case, group[0].size
         measured = Measured(case)
@@ -266,16 +265,17 @@ def _line(row: dict[str, Any]) -> str:
         return f"{row['bytes'] / ms / 1e6:6.0f}{100 * row['copy_ms'] / ms:5.0f}" if ms else "     -    -"
 
     ms, size = row["ms"], "x".join(map(str, row["size"]))
+    copy = row["bytes"] / row["copy_ms"] / 1e6
+    ours = [f"{name:16}{rate(ms.get(name))}" for name in (row["heuristic"], row["best"])]
     return (
-        f"{row['case']:24}{size:>14}{row['bytes'] / 1e6:7.1f}{row['bytes'] / row['copy_ms'] / 1e6:7.0f} | "
-        f"{row['heuristic']:24}{rate(ms.get(row['heuristic']))} | {row['best']:24}{rate(ms[row['best']])} |{rate(row['torch_ms'])}"
+        f"{row['case']:24}{size:>14}{row['bytes'] / 1e6:7.1f}{copy:7.0f} | {' | '.join(ours)} |{rate(row['torch_ms'])}"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--size", type=int, choices=range(len(SIZES)), help=f"one of {SIZES} alone")
+    parser.add_argument("--size", type=int, choices=range(len(SIZES)), help=f"one of {SIZES}")
     parser.add_argument("--most", type=int, default=16, help="candidates of each case")
     parser.add_argument("--sums", action="store_true")
     parser.add_argument("--all", action="store_true")

@@ -1,4 +1,4 @@
-"""Norms, softmax and rotary embeddings move each tensor once, in one kernel and small sums, and compute what they say."""
+"""Norms, softmax and rotary embeddings move each tensor once, in one kernel and small sums, and are right."""
 
 from __future__ import annotations
 

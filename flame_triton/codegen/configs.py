@@ -101,8 +101,8 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
 
 
 def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
-    """Column sums beside whole rows: about one program a processor walks many rows. So it needs many warps, few elements
-    in each thread (values and sums of all of them are in registers), and loads of coming rows under way."""
+    """Column sums beside whole rows: about one program a processor walks many rows. So it needs many warps, few
+    elements in each thread (values and sums of all of them are in registers), and loads of coming rows under way."""
     elements = 8 if kernel.pieces == 1 else 4  # of one piece, in each thread
     warps = 16 if elements * kernel.pieces <= 12 and kernel.groups < 2 * target.processors and not kernel.double else 8
     warps = min(warps, max(1, kernel.rows * piece // (32 * elements)))

@@ -158,7 +158,7 @@ class _Writer:
     # ---- what kind of kernel -----------------------------------------------------------------------------------
 
     def _pieces(self) -> int:
-        """Into how many tiles a row is cut: its odd factor, if that is small and the rest wide enough to be worth it."""
+        """Into how many tiles a row is cut: its odd factor, if that is small and the rest wide enough."""
         length = self.row_reduces[0].inputs[0].shape[1]
         piece = length & -length
         single = any(n.op.name.startswith("arg") for n in self.row_reduces)
