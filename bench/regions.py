@@ -246,8 +246,11 @@ def measure(options: argparse.Namespace, target: Target, reports: dict[str, dict
         copy, theirs = clock.copy(case.ideal), clock(rival)
         first = text(group[0].config)
         best = min(times, key=times.__getitem__)
-        row = {"case": case.name, "size": size, "bytes": case.ideal, "copy_ms": copy, "torch_ms": theirs, "ms": times,
-               "heuristic": first, "best": best, "reports": {k: reports.get(f"{case.name} {size} {k}") for k in times}}  # fmt: skip
+        row = {
+            "case": case.name, "size": size, "bytes": case.ideal, "copy_ms": copy, "torch_ms": theirs, "ms": times,
+            "heuristic": first, "best": best,
+            "reports": {name: reports.get(f"{case.name} {size} {name}") for name in times},
+        }  # fmt: skip
         rows.append(row)
         print(_line(row), flush=True)
         if options.all:

@@ -109,7 +109,7 @@ def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
     tall = max(1, min(power_of_two(kernel.rows), elements * 32 * warps // piece))
     tile = tall * piece * kernel.pieces * kernel.loaded
     stages = 1
-    while stages < 4 and tall * stages < kernel.rows and (stages - 1) * tile < IN_FLIGHT:
+    while stages < 4 and tall * stages < kernel.rows and (stages - 2) * tile < IN_FLIGHT:
         stages += 1
     if stages * tile > target.shared_bytes * 3 // 4:
         stages = 1
