@@ -197,10 +197,10 @@ class Measured:
                 tensor.normal_(generator=generator)
             else:
                 tensor.random_(0, 1000, generator=generator)
-            self.tensors[v.name] = tensor
+            self.tensors[str(v.name)] = tensor
         for v in case.others:
             kind = getattr(torch, v.dtype.name)
-            self.tensors[v.name] = torch.randn(v.shape, device="cuda", generator=generator).to(kind)
+            self.tensors[str(v.name)] = torch.randn(v.shape, device="cuda", generator=generator).to(kind)
         rivals.save(case.name, self.tensors)
 
     def runner(self, schedule: Schedule) -> Callable[[], list[Any]]:

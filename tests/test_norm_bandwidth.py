@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 import flame_triton as ft
 from bench.region_cases import CASES, SIZES, RegionCase
+from flame_triton.codegen import configs
+from flame_triton.codegen.region import generate
 from flame_triton.graph.evaluate import evaluate
+from flame_triton.graph.pipeline import optimise
 from flame_triton.graph.plan import Target
 from flame_triton.runtime.lower import lower
 
@@ -24,6 +32,43 @@ def test_one_kernel_moves_each_tensor_once(name: str, size: tuple[int, int]) -> 
         assert len(schedule.launches) <= SLACK.get(case.name, 1 + case.name.endswith("bwd")), case.name
         moved = sum(s.nbytes for launch in schedule.launches for s in (*launch.reads, *launch.writes)) - case.unread
         assert moved <= 1.08 * case.ideal, (case.name, moved, case.ideal)
+
+
+COMPILE = """
+import dataclasses, json
+from bench.region_cases import CASES
+from flame_triton.graph.plan import Target
+from flame_triton.runtime.ahead import compile_ahead
+from flame_triton.runtime.lower import lower
+
+target = Target(90)
+launches = [n for make in CASES.values() for case in make(4608, 3072) for n in lower(case.graph, {}, target).launches]
+print("REPORTS " + json.dumps([dataclasses.asdict(r) for r in compile_ahead(launches, target)]))
+"""
+
+
+def test_no_kernel_spills() -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "FLAME_INTERPRET")}
+    environment |= {"FLAME_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("REPORTS "))[8:])
+    assert len(reports) >= 2 * len(CASES)
+    for report in reports:
+        assert report["error"] is None and report["spills"] == 0, report
+        assert report["shared_bytes"] <= H200.shared_bytes, report
+
+
+@pytest.mark.parametrize("columns", [96, 1024, 1152, 3072, 2560, 4000])
+def test_candidates_are_few_and_hold_whole_rows(columns: int) -> None:
+    for case in CASES["layer_norm"](4608, columns):
+        region = next(n for n in optimise(case.graph, target=H200).nodes if n.op.name == "fused")
+        kernel = generate(region.attrs["region"], region.attrs["roles"])
+        found = configs.candidates(kernel, H200)
+        assert found[0] == configs.heuristic(kernel, H200)
+        assert 4 <= len(found) == len(set(found)) <= configs.MOST_CANDIDATES
+        assert all(c.BLOCK_N * kernel.pieces >= columns for c in found)
 
 
 def _feeds(case: RegionCase) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ IN_FLIGHT = 40 << 10  # bytes that a processor must have under way to keep the m
 class RegionConfig:
     """BLOCK_M x BLOCK_N elements per tile (flat kernels: BLOCK_N alone).
 
-    num_stages: tiles whose loads are under way together where a program walks rows ("columns"); else 1.
+    num_stages: where a program walks rows ("columns"), one more than the tiles that are loaded ahead; else 1.
     """
 
     BLOCK_M: int
@@ -62,7 +62,7 @@ def _worth(kernel: Generated, config: RegionConfig, target: Target) -> bool:
     if each / kernel.pieces < 4 or held > 2 * TILE_VALUES:
         return False
     tile = config.BLOCK_M * config.BLOCK_N * kernel.pieces * kernel.loaded
-    if config.num_stages > 1 and (config.num_stages * tile > target.shared_bytes * 3 // 4 or tile < 1024):
+    if config.num_stages > 1 and ((config.num_stages - 1) * tile > target.shared_bytes * 3 // 4 or tile < 1024):
         return False
     return not (kernel.form == "columns" and config.BLOCK_M * (config.num_stages - 1) >= kernel.rows)
 
@@ -111,8 +111,8 @@ def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
     stages = 1
     while stages < 4 and tall * stages < kernel.rows and (stages - 2) * tile < IN_FLIGHT:
         stages += 1
-    if stages * tile > target.shared_bytes * 3 // 4:
-        stages = 1
+    while stages > 1 and (stages - 1) * tile > target.shared_bytes * 3 // 4:
+        stages -= 1
     return RegionConfig(tall, piece, power_of_two(warps), stages)
 
 

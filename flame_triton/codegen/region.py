@@ -123,6 +123,7 @@ class _Writer:
         self.results = [f"p_y{i}" for i in range(len(region.outputs))]
         self.maps: list[IndexMap] = []
         self.reads: dict[Value, set[IndexMap]] = {}
+        self.loaded = 0
         self.pieces = 1 if product is not None or not self.row_reduces else self._pieces()
 
     def write(self) -> Generated:
@@ -150,7 +151,7 @@ class _Writer:
             in_place=self._in_place(),
             double=any(t.dtype is float64 for n in self.region.nodes for t in n.types),
             pieces=self.pieces,
-            loaded=sum(v.dtype.itemsize for v in self.inputs if v.size >= math.prod(sizes)),
+            loaded=self.loaded,
             sums=len(self.column_reduces),
             contract=bool(self.row_reduces and self.column_reduces) and all(n.op.name == "sum" for n in self.reduces),
         )
@@ -244,6 +245,13 @@ class _Writer:
         parts["inside"] += stores
         self.maps += emitter.maps
         self.reads = emitter.reads
+        rows_and_columns = frozenset(range(len(space.axes))[-2:])
+        self.loaded = sum(
+            value.dtype.itemsize
+            for value, maps in emitter.reads.items()
+            for index in maps
+            if emitter.place(index)[0].deps >= rows_and_columns
+        )
         return parts, emitter.streams
 
     def _accumulator(self, emitter: Emitter) -> Term:
