@@ -14,6 +14,7 @@ from .region import Generated
 MOST_CANDIDATES = 32
 VECTOR_BYTES = 16
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
+MUCH_LOADED = 8  # bytes for one element, beyond which threads hold fewer elements
 IN_FLIGHT = 40 << 10  # bytes that a processor must have under way to keep the memory of an H200 busy
 
 
@@ -96,14 +97,14 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
     width = columns if kernel.whole_rows else min(columns, 512)
     tall = min(rows, max(1, 1024 // width))
     # Measured on an H200 (docs/measurements.md): 16 elements a thread where a row is one tile.
-    each = 128 if kernel.double else 512 if kernel.pieces == 1 else 256
+    each = 128 if kernel.double else 512 if kernel.pieces == 1 and kernel.loaded <= MUCH_LOADED else 256
     return RegionConfig(tall, width, min(16, max(1, tall * width // each)))
 
 
 def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
     """Column sums beside whole rows: about one program a processor walks many rows. So it needs many warps, few
     elements in each thread (values and sums of all of them are in registers), and loads of coming rows under way."""
-    elements = 8 if kernel.pieces == 1 else 4  # of one piece, in each thread
+    elements = 8 if kernel.pieces == 1 and kernel.loaded <= MUCH_LOADED else 4  # of one piece, in each thread
     warps = 16 if elements * kernel.pieces <= 12 and kernel.groups < 2 * target.processors and not kernel.double else 8
     warps = min(warps, max(1, kernel.rows * piece // (32 * elements)))
     tall = max(1, min(power_of_two(kernel.rows), elements * 32 * warps // piece))
