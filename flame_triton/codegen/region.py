@@ -397,7 +397,7 @@ def _is_computed(line: str) -> bool:
 
 def _scalar(text: str) -> str:
     """The literal inside `constant(...)`."""
-    return text[len("tl.full((), ") : text.rindex(", ")]
+    return text[: text.rindex(", ")].removeprefix("tl.full((), ").removeprefix("tl.cast(")
 
 
 def define_function(name: str, arguments: list[str], lines: list[str]) -> str:
