@@ -1,1 +1,1 @@
-"""Measurements against torch, on a GPU. Run from a checkout: `python -m bench.digits_step`."""
+"""Measurements against torch, on a GPU. Run from a checkout: `flame-triton bench`, `python -m bench.digits_step`."""

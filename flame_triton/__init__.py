@@ -21,7 +21,20 @@ from .graph.fused import fused
 from .ir.node import Value
 from .ops import public as _public
 from .ops.public import *
-from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int32, int64, uint8
+from .types import (
+    DType,
+    bfloat16,
+    bool_,
+    dtype,
+    float8_e4m3fn,
+    float8_e5m2,
+    float16,
+    float32,
+    float64,
+    int32,
+    int64,
+    uint8,
+)
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
@@ -53,6 +66,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType",
     "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_", "fused",
+    "float8_e4m3fn", "float8_e5m2",
 ]
 # fmt: on
 __all__ += _public.__all__

@@ -22,6 +22,8 @@ from rich.progress import Progress
 from typer.core import TyperGroup
 
 from . import __version__, config
+from .cli_bench import bench
+from .cli_tune import tune_app
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
 from .ir.node import Value
@@ -86,6 +88,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(**_settings("Train a model."))
 app.add_typer(train_app, name="train")
+app.command(epilog=EPILOG)(bench)
+app.add_typer(tune_app, name="tune", epilog=EPILOG)
 
 
 def _show_version(wanted: bool) -> None:

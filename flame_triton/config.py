@@ -6,6 +6,7 @@ decision before anybody here imports triton: compiled if a GPU driver answers, i
 Environment:
     FLAME_INTERPRET=1   run kernels in Triton's interpreter even where there is a GPU; 0: never interpret
     FLAME_CACHE_DIR     where generated kernels live (default: the user's cache folder)
+    FLAME_STORE         the file of measured configurations (default: tuned.sqlite in the cache folder)
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ def cache_dir() -> Path:
             f"the cache folder {path} cannot be used ({error.strerror}); set FLAME_CACHE_DIR to a folder"
         ) from error
     return path
+
+
+def store_path() -> Path:
+    """The file of measured configurations; it need not exist."""
+    given = os.environ.get("FLAME_STORE")
+    return Path(given) if given else cache_dir() / "tuned.sqlite"
 
 
 def no_color() -> bool:

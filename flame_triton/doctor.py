@@ -122,6 +122,7 @@ def _device() -> Iterator[Check]:
         yield Check("device", "GPU", "there is one, but this process interprets kernels (FLAME_INTERPRET)")
     else:
         yield _gpu()
+        yield _tables()
     found, problem = _guarded(_default_device)
     advice = "" if found else "see the versions above; reinstall torch and triton"
     yield Check("device", "default device", found or problem, found is not None, advice)
@@ -138,6 +139,18 @@ def _gpu() -> Check:
     found, problem = _guarded(describe)
     advice = "" if found else "install a build of torch for this driver, or set FLAME_INTERPRET=1"
     return Check("device", "GPU", found or problem, found is not None, advice)
+
+
+def _tables() -> Check:
+    def describe() -> str:
+        from .runtime.buffers import properties
+        from .runtime.tables import summary
+
+        return summary(properties("cuda:0").name)
+
+    found, problem = _guarded(describe)
+    advice = "" if found else "move the store away; `flame-triton tune` makes a new one"
+    return Check("device", "tuned kernels", found or problem, found is not None, advice)
 
 
 def _default_device() -> str:

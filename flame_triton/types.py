@@ -2,6 +2,8 @@
 
 Promotion follows torch: a category (bool < integer < floating) is decided first, Python scalars are weak and only
 raise the category, never the width within it.
+
+The 8-bit floats only store values: they are cast, moved and viewed, and every arithmetic op refuses them.
 """
 
 from __future__ import annotations
@@ -39,13 +41,23 @@ class DType:
 
     @property
     def is_low_precision(self) -> bool:
-        """True for the 16-bit floats, which are computed in float32 and rounded."""
-        return self.kind == "f" and self.itemsize == 2
+        """True for the 16-bit and 8-bit floats, which are held in float32 and rounded."""
+        return self.kind == "f" and self.itemsize <= 2
+
+    @property
+    def is_storage(self) -> bool:
+        """True for the 8-bit floats, which only store values."""
+        return self.kind == "f" and self.itemsize == 1
 
     @property
     def compute(self) -> DType:
         """The type in which a kernel holds values of this type in registers."""
         return float32 if self.is_low_precision else self
+
+    @property
+    def gradient(self) -> DType:
+        """The type of a gradient in a value of this type: its own, or float32 where that only stores values."""
+        return float32 if self.is_storage else self
 
     @property
     def eps(self) -> float:
@@ -56,6 +68,21 @@ class DType:
     def largest(self) -> float:
         """The largest finite number of a floating type."""
         return float(ml_dtypes.finfo(self.numpy).max)
+
+    def convert(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """NumPy's elements in this type as a cast gives them: floats round to nearest even.
+
+        To 8-bit floats by way of float32, as torch 2.13 and newer: what float8_e4m3fn does not hold, infinities too,
+        becomes its largest number, in float8_e5m2 an infinity; NaN is the pattern with all bits set but the sign.
+        """
+        if not self.is_storage or array.dtype == self.numpy:
+            return array.astype(self.numpy, copy=False)
+        with np.errstate(invalid="ignore", over="ignore"):
+            exact = array.astype(np.float32, copy=False)
+            if self is float8_e4m3fn:
+                exact = np.clip(exact, -self.largest, self.largest)
+            bits = np.asarray(exact.astype(self.numpy)).view(np.uint8)
+        return np.where(np.isnan(exact), bits | 0x7F, bits).view(self.numpy)
 
     def __repr__(self) -> str:
         return self.name
@@ -68,13 +95,16 @@ float64 = DType("float64", 8, "f", np.dtype(np.float64))
 float32 = DType("float32", 4, "f", np.dtype(np.float32))
 bfloat16 = DType("bfloat16", 2, "f", np.dtype(ml_dtypes.bfloat16))
 float16 = DType("float16", 2, "f", np.dtype(np.float16))
+float8_e4m3fn = DType("float8_e4m3fn", 1, "f", np.dtype(ml_dtypes.float8_e4m3fn))
+float8_e5m2 = DType("float8_e5m2", 1, "f", np.dtype(ml_dtypes.float8_e5m2))
 int64 = DType("int64", 8, "i", np.dtype(np.int64))
 int32 = DType("int32", 4, "i", np.dtype(np.int32))
 uint8 = DType("uint8", 1, "u", np.dtype(np.uint8))
 bool_ = DType("bool", 1, "b", np.dtype(np.bool_))
 
-DTYPES: tuple[DType, ...] = (float64, float32, bfloat16, float16, int64, int32, uint8, bool_)
 FLOATS: tuple[DType, ...] = (float64, float32, bfloat16, float16)
+STORAGE: tuple[DType, ...] = (float8_e4m3fn, float8_e5m2)
+DTYPES: tuple[DType, ...] = (*FLOATS, *STORAGE, int64, int32, uint8, bool_)
 _BY_NAME = {d.name: d for d in DTYPES}
 _BY_NUMPY = {d.numpy: d for d in DTYPES}
 
@@ -84,7 +114,7 @@ DTypeLike = DType | str | type | np.dtype[Any]
 def dtype(like: Any) -> DType:
     """The DType that `like` names: a DType, "float32", numpy.float32, a NumPy dtype, float, int or bool.
 
-    Raises DTypeError for a type outside the eight supported ones.
+    Raises DTypeError for a type that is not supported.
     """
     if isinstance(like, DType):
         return like
@@ -112,9 +142,12 @@ _CATEGORY = {"b": 0, "u": 1, "i": 1, "f": 2}
 
 
 def promote(a: DType, b: DType) -> DType:
-    """The common type of two tensor operands, by torch's table."""
+    """The common type of two tensor operands, by torch's table. Raises DTypeError for an 8-bit float and another."""
     if a is b:
         return a
+    for stored in (a, b):
+        if stored.is_storage:
+            raise DTypeError(f"{a} and {b} have no common type: {storage_only(stored)}")
     category_a, category_b = _CATEGORY[a.kind], _CATEGORY[b.kind]
     if category_a != category_b:
         return a if category_a > category_b else b
@@ -131,6 +164,11 @@ def promote_scalar(tensor: DType, scalar: bool | int | float) -> DType:
     if _CATEGORY[kind] <= _CATEGORY[tensor.kind]:
         return tensor
     return int64 if kind == "i" else float32
+
+
+def storage_only(dtype: DType) -> str:
+    """Why an 8-bit float is refused, and what helps."""
+    return f'{dtype} only stores values; cast it first, for example with astype("bfloat16")'
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ HEAD = """# The ops
 tests/ops_table.py > docs/ops.md`.
 
 - **dtypes**: what the floating operands may also be. All take float64, float32, bfloat16 and float16; 16-bit floats are
-  computed in float32 and rounded once.
+  computed in float32 and rounded once. float8 stands for both 8-bit types, which only store values: these functions
+  move them, all others refuse them.
 - **gradient**: 2 where the gradient and the gradient of the gradient are checked against central differences on every
   sample; - for functions whose results are not floating, or do not depend on a floating operand.
 - **kernels**: what the function comes down to. Pointwise work, views and reductions are fused with their neighbours; a
@@ -76,7 +77,9 @@ def dtypes(found: list[Case]) -> str:
     if not floating:
         return ""
     more = [
-        words for words, dtype in (("integers", "int64"), ("bool", "bool")) if all(accepts(c, dtype) for c in floating)
+        words
+        for words, dtype in (("integers", "int64"), ("bool", "bool"), ("float8", "float8_e4m3fn"))
+        if all(accepts(c, dtype) for c in floating)
     ]
     return ", ".join(more)
 

@@ -237,3 +237,64 @@ def test_sixteen_bits_are_added_in_float32(rng: np.random.Generator) -> None:
     data = np.ones((1, 1), NUMPY["bfloat16"]), np.full((1000, 1), 2.0**-8, NUMPY["bfloat16"])
     for t in ft.compile(y, [x, src], device=DEVICE)(*data):
         assert_close(array(t).astype(np.float64), [[1 + 1000 / 256]], "bfloat16")
+
+
+# ---- masks that are Values, and tensors without axes -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "first", "mask", "values"),
+    [
+        ((3, 4), 0, (3, 4), (6,)), ((3, 4), 0, (3, 4), ()), ((3, 4), 0, (3, 4), (1,)), ((3, 4), 0, (3,), (2, 4)),
+        ((3, 4), 0, (3,), (1, 4)), ((3, 4), 0, (3,), (4,)), ((3, 4), 1, (4,), (3, 2)), ((3, 4), 1, (4,), (2,)),
+        ((2, 3, 4, 2), 1, (3, 4), (2, 6, 2)), ((2, 3, 4), 1, (3, 4), (2, 1)), ((5,), 0, (5,), (0,)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_mask_of_values_writes_as_a_constant_one(
+    rng: np.random.Generator, shape, first: int, mask, values, accumulate: bool
+) -> None:
+    """Values and gradients: half of the mask is true (none of it if there are no values)."""
+    chosen = np.zeros(mask, bool)
+    chosen.reshape(-1)[rng.permutation(chosen.size)[: 0 if values == (0,) else chosen.size // 2 or 1]] = True
+    if mask == (3,):
+        chosen = np.array([True, False, True])
+    x, m, v = ft.input(shape, "float64"), ft.input(mask, "bool"), ft.input(values, "float64")
+    g = ft.input(shape, "float64")
+    arrays = {x: rng.standard_normal(shape), v: rng.standard_normal(values), g: rng.standard_normal(shape), m: chosen}
+    found = ft.index_put(x, [*[None] * first, m], v, accumulate)
+    want = ft.index_put(x, [*[None] * first, chosen], v, accumulate)
+    ours = [found, *ft.grad(found, [x, v], grad_output=g, allow_unused=True)]
+    theirs = [want, *ft.grad(want, [x, v], grad_output=g, allow_unused=True)]
+    for a, r in zip(ft.evaluate(ours, arrays), ft.evaluate(theirs, arrays), strict=True):
+        np.testing.assert_allclose(a, r, rtol=1e-12, atol=1e-12)
+    program = ft.compile(ours, [x, v, g, m], device=DEVICE)
+    for a, r in zip(program(*arrays.values()), ft.evaluate(theirs, arrays), strict=True):
+        np.testing.assert_allclose(np.asarray(a.cpu()), r, rtol=1e-12, atol=1e-12)
+
+
+def test_too_few_and_too_many_values_for_a_mask() -> None:
+    x, m = ft.input((4,), "float32"), ft.input((4,), "bool")
+    feeds = {x: np.zeros(4), m: np.array([True, False, True, True])}
+    np.testing.assert_array_equal(ft.evaluate(ft.index_put(x, [m], np.float32([1, 2])), feeds), [1, 0, 2, np.nan])
+    np.testing.assert_array_equal(ft.evaluate(ft.index_put(x, [m], np.float32([1, 2, 3, 4])), feeds), [1, 0, 2, 3])
+
+
+@pytest.mark.parametrize("index", [np.asarray(0), np.array([0])], ids=["0-d", "1-d"])
+def test_tensors_without_axes_as_in_torch(index: np.ndarray) -> None:
+    x, y, i = torch.tensor(3.0), torch.tensor(5.0), torch.from_numpy(np.array(index))
+    a, b = np.float32(3.0), np.float32(5.0)
+    u, v = ft.input((), "float32"), ft.input((), "float32")
+    pairs = [
+        (ft.index_select(u, 0, index), torch.index_select(x, 0, i)), (ft.gather(u, 0, index), torch.gather(x, 0, i)),
+        (ft.take(u, index, None), torch.take(x, i)), (ft.index_add(u, 0, index, v), torch.index_add(x, 0, i, y)),
+        (ft.index_copy(u, -1, index, v), torch.index_copy(x, -1, i, y)),
+        (ft.index_reduce(u, 0, index, v, "prod"), torch.index_reduce(x, 0, i, y, "prod")),
+        (ft.scatter(u, 0, index, v), torch.scatter(x, 0, i, y)),
+        (ft.scatter_add(u, 0, index, v), torch.scatter_add(x, 0, i, y)),
+        (ft.scatter_reduce(u, 0, index, v, "amax"), torch.scatter_reduce(x, 0, i, y, "amax")),
+    ]  # fmt: skip
+    for ours, theirs in pairs:
+        assert ours.shape == tuple(theirs.shape)
+        np.testing.assert_array_equal(ft.evaluate(ours, {u: a, v: b}), theirs.numpy())

@@ -55,7 +55,7 @@ def test_every_gradient_rule_is_reached() -> None:
 def _with_gradients(case: Case) -> list[ft.Value]:
     inputs = case.inputs()
     outputs = [v for v in case.call(*inputs) if v.dtype.is_float]
-    seeds = [ft.input(v.shape, v.dtype) for v in outputs]
+    seeds = [ft.input(v.shape, v.dtype.gradient) for v in outputs]
     return [*outputs, *ft.grad(outputs, [inputs[i] for i in case.wrt], grad_output=seeds)]
 
 
@@ -89,7 +89,7 @@ def test_gradient_of_the_definition(case: Case) -> None:
 
 
 def _gradients(outputs, inputs, case, seeds, feeds):
-    cotangents = [ft.input(v.shape, v.dtype) for v in outputs]
+    cotangents = [ft.input(v.shape, v.dtype.gradient) for v in outputs]
     wrt = [inputs[i] for i in case.wrt]
     gradients = ft.grad(list(outputs), wrt, grad_output=cotangents, allow_unused=True)
     return ft.evaluate(gradients, {**feeds, **dict(zip(cotangents, seeds.values(), strict=True))})

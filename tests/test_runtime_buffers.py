@@ -37,7 +37,7 @@ def test_write_and_read(memory: str, dtype) -> None:
         array = example(place.type)
         place.write(array)
         assert place.read().tobytes() == array.tobytes() and place.read().dtype == dtype.numpy
-        assert place.tensor.dtype is buffers.torch_dtype(dtype) and tuple(place.tensor.shape) == place.type.shape
+        assert place.argument.dtype is buffers.kernel_dtype(dtype) and tuple(place.tensor.shape) == place.type.shape
         place.write(as_tensor(array.copy()))
         result = place.fresh()
         assert as_array(result).tobytes() == array.tobytes()

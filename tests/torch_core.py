@@ -87,7 +87,7 @@ def taken(x: torch.Tensor, indices: torch.Tensor, axis: int | None = 0, mode: st
 
 
 def wrapped(index: torch.Tensor, x: torch.Tensor, dim: int) -> torch.Tensor:
-    return index % x.shape[dim]
+    return index % (x.shape[dim] if x.ndim else 1)
 
 
 def scattered(index: torch.Tensor, values: torch.Tensor, rows: int) -> torch.Tensor:
@@ -133,6 +133,11 @@ def filled(value: Any) -> Callable[..., Any]:
     return lambda shape, dtype="float32": torch.full(shape, value, dtype=getattr(torch, dtype))
 
 
+def cast(x: Any, dtype: str) -> Any:
+    found = x.to(getattr(torch, dtype))
+    return found.double() if "float8" in dtype else found  # which NumPy does not have
+
+
 def full(shape: Any, value: Any, dtype: str | None = None) -> torch.Tensor:
     return torch.full(shape, value, dtype=None if dtype is None else getattr(torch, dtype))
 
@@ -170,7 +175,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     **named("glu softmin", F, along),
     **named("layer_norm rms_norm", F, shaped),
     "broadcast_to": torch.broadcast_to,
-    "cast": lambda x, dtype: x.to(getattr(torch, dtype)),
+    "cast": cast,
     "clamp": whole_clamp,
     "div": lambda x, y, rounding_mode=None: torch.div(x, y, rounding_mode=rounding_mode),
     "equal": positional("eq"),

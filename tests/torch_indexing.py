@@ -15,7 +15,7 @@ def wrapped(name: str) -> Callable[..., Any]:
     function = getattr(torch, name)
 
     def call(x: torch.Tensor, dim: int, index: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return function(x, dim, index % x.shape[dim], *args, **kwargs)
+        return function(x, dim, index % (x.shape[dim] if x.ndim else 1), *args, **kwargs)
 
     return call
 

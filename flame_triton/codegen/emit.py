@@ -21,7 +21,8 @@ from ..ir.graph import Graph
 from ..ir.index_map import IndexMap, StridedView, refine, row_major
 from ..ir.node import Node, Value
 from ..ir.op import Generator, Pointwise, Reduce, View
-from ..types import DType, bfloat16, bool_, float16, float64
+from ..types import DType, bfloat16, bool_, float8_e4m3fn, float8_e5m2, float16, float64
+from .precision import short_nodes, shortened
 
 Deps = frozenset[int]
 NEVER = "tl.cast(False, tl.int1)"  # the condition of an element that is always masked
@@ -137,6 +138,11 @@ class Emitter:
     def fresh(self, prefix: str = "v") -> str:
         self.counter[0] += 1
         return f"{prefix}{self.counter[0]}"
+
+    @functools.cached_property
+    def short(self) -> frozenset[Node]:
+        """The nodes whose elementary functions may be short."""
+        return short_nodes(self.region)
 
     def assign(self, expression: str, deps: Deps, comment: str = "", prefix: str = "v") -> Term:
         name = self.fresh(prefix) + (PIECE if self.pieces > 1 and self.row_axis in deps else "")
@@ -262,12 +268,11 @@ class Emitter:
     def _load(self, value: Value, index: IndexMap) -> Term:
         self.reads.setdefault(value, set()).add(index)
         place, valid = self.place(index)
-        other = "0.0" if value.dtype.is_float else "0"
         offsets = place.text + (self.spread if place.deps == {self.row_axis} else "")
         paired = self._by_pairs(index)
         if paired:
             offsets = re.sub(rf"\b{paired}\b", "pair", offsets)
-        text = f"lib.load({self.pointers[value]}, {offsets}, {self.mask(place.deps, valid)}, {other})"
+        text = load(self.pointers[value], offsets, self.mask(place.deps, valid), value.dtype)
         text = f"lib.repeat_pairs({text})" if paired else text
         return self.assign(text, place.deps, str(value.dtype), prefix="x")
 
@@ -327,6 +332,8 @@ class Emitter:
         if not operands:
             return Term(constant(node.attrs["value"], node.type.dtype), deps)
         text = lowering.render(node).format(*(t.text for t in operands), **node.attrs)
+        if node in self.short:
+            text = shortened(text)
         return self.assign(rounded(text, node.type.dtype), deps, node.op.name)
 
     def _reduce(self, value: Value) -> Term:
@@ -367,7 +374,7 @@ def constant(value: bool | int | float, dtype: DType) -> str:
     if dtype.is_float and value == 0 and math.copysign(1.0, value) < 0:
         return f"lib.neg({constant(0.0, dtype)})"  # Triton makes 0.0 of every number that equals 0
     if dtype.is_float:
-        value = float(np.asarray(value).astype(dtype.numpy)) if dtype.is_low_precision else float(value)
+        value = float(dtype.convert(np.asarray(value))) if dtype.is_low_precision else float(value)
         text = repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
     else:
         text = repr(bool(value) if dtype is bool_ else int(value))
@@ -377,15 +384,33 @@ def constant(value: bool | int | float, dtype: DType) -> str:
 
 
 def triton_name(dtype: DType) -> str:
-    """The name of a dtype in triton.language."""
-    return "int1" if dtype is bool_ else dtype.name
+    """The name of a dtype in triton.language: of 8-bit floats, that of the bytes in which kernels take them."""
+    return "int1" if dtype is bool_ else "uint8" if dtype.is_storage else dtype.name
+
+
+_SUFFIX = {bfloat16: "bf16", float16: "fp16", float8_e4m3fn: "e4m3", float8_e5m2: "e5m2"}
 
 
 def rounded(text: str, dtype: DType) -> str:
-    """An expression in the compute type, rounded to a 16-bit float dtype."""
-    if dtype is bfloat16:
-        return f"lib.round_bf16({text})"
-    return f"lib.round_fp16({text})" if dtype is float16 else text
+    """An expression in the compute type, rounded to a 16-bit or 8-bit float dtype."""
+    return f"lib.round_{_SUFFIX[dtype]}({text})" if dtype in _SUFFIX else text
+
+
+def load(pointer: str, offsets: str, mask: str, dtype: DType) -> str:
+    """Elements of memory in their compute type; zeros where the mask is false."""
+    other = "0.0" if dtype.is_float and not dtype.is_storage else "0"
+    return decoded(f"lib.load({pointer}, {offsets}, {mask}, {other})", dtype)
+
+
+def decoded(text: str, dtype: DType) -> str:
+    """What a load gives, in its compute type: 8-bit floats are loaded as bytes."""
+    return f"lib.decode_{_SUFFIX[dtype]}({text})" if dtype.is_storage else text
+
+
+def store(pointer: str, offsets: str, text: str, mask: str, dtype: DType) -> str:
+    """The statement that writes a value in its compute type to memory of a dtype."""
+    text = f"lib.encode_{_SUFFIX[dtype]}({text})" if dtype.is_storage else text
+    return f"lib.store({pointer}, {offsets}, {text}, {mask})"
 
 
 def combined(kind: str, a: str, b: str) -> str:

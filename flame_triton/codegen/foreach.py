@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
-from .emit import Axis, Deps, Emitter, Space, Term
+from .emit import Axis, Deps, Emitter, Space, Term, decoded, load, store
 from .region import HEADER, define_function
 
 LANE: Deps = frozenset((0,))
@@ -21,17 +21,17 @@ def generate_body(body: Graph, slots: int, returns: bool) -> tuple[str, str]:
     emitter = Emitter(body, space, {}, lambda _: lines)
     for i, value in enumerate(body.inputs):
         if i < slots:
-            other = "0.0" if value.dtype.is_float else "0"
-            text = f"lib.load(pointers[{i}], offsets, mask, {other})"
+            text = load(f"pointers[{i}]", "offsets", "mask", value.dtype)
             emitter.bound[value] = emitter.assign(text, LANE, str(value.dtype), prefix="x")
         else:
-            emitter.bound[value] = Term(f"scalars[{i - slots}]", frozenset())
+            emitter.bound[value] = Term(decoded(f"scalars[{i - slots}]", value.dtype), frozenset())
     here = IndexMap.dense(())
     results = [emitter.value(v, here).text for v in body.outputs]
     if returns:
         lines.append(f"return {results[0]}")
     else:
-        lines += [f"lib.store(pointers[{slots + j}], offsets, {r}, mask)" for j, r in enumerate(results)]
+        for j, (v, text) in enumerate(zip(body.outputs, results, strict=True)):
+            lines.append(store(f"pointers[{slots + j}]", "offsets", text, "mask", v.dtype))
     ops = list(dict.fromkeys(n.op.name for n in body.nodes if n.inputs and n.op.name != "cast"))
     name = "_".join(["foreach", *ops[:4], *(["etc"] if len(ops) > 4 else [])])
     source = HEADER.format(title=f"the body of a multi-tensor map: {', '.join(ops) or 'a copy'}")

@@ -39,6 +39,7 @@ from .emit import (
     make_space,
     reduction,
     rounded,
+    store,
     triton_name,
     unrolled,
 )
@@ -278,7 +279,7 @@ class _Writer:
                 term = emitter.value(part, IndexMap.dense(part.shape).reshape(emitter.space.shape))
                 place, _ = emitter.place(order.reshape(emitter.space.shape))
                 everywhere = frozenset(range(len(emitter.space.axes)))
-                lines.append(f"lib.store({pointer}, {place.text}, {term.text}, {emitter.mask(everywhere)})")
+                lines.append(store(pointer, place.text, term.text, emitter.mask(everywhere), part.dtype))
             return
         index = self._canonical(value, role, emitter.space)
         if role == "permuted":
@@ -296,7 +297,7 @@ class _Writer:
         missing = [a for a in sorted(present - place.deps) if emitter.space.axes[a].name not in ("g", "b")]
         if missing:
             offsets += "".join(f" + {emitter.space.axes[a].name} * 0" for a in missing)
-        lines.append(f"lib.store({pointer}, {offsets}, {term.text}, {emitter.mask(present)})")
+        lines.append(store(pointer, offsets, term.text, emitter.mask(present), value.dtype))
 
     def _columns(self, emitter: Emitter, parts: dict[str, list[str]]) -> None:
         for i, node in enumerate(self.column_reduces):

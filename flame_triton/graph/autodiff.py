@@ -22,7 +22,8 @@ def grad(
     grad_output: Value | Sequence[Value | None] | None = None,
     allow_unused: bool = False,
 ) -> list[Value]:
-    """The gradient of `output` with respect to each value in `wrt`, as Values of the same shapes and dtypes.
+    """The gradient of `output` with respect to each value in `wrt`, as Values of the same shapes and dtypes (float32
+    where the value's own dtype only stores values).
 
     output: one floating Value, or several (their contributions are summed). A scalar output needs no grad_output; any
     other needs a cotangent of its own shape and dtype.
@@ -80,11 +81,13 @@ def _seed(value: Value, seed: Value | None) -> Value:
                     op="grad",
                     loc=value.node.loc,
                 )
-            return call("full", value.shape, 1.0, value.dtype)
+            return call("full", value.shape, 1.0, value.dtype.gradient)
     if seed.shape != value.shape:
         raise ShapeError(f"grad_output has shape {seed.shape}, the output has {value.shape}", op="grad")
-    if seed.dtype is not value.dtype:
-        raise DTypeError(f"grad_output is {seed.dtype}, the output is {value.dtype}", op="grad")
+    if seed.dtype is not value.dtype.gradient:
+        raise DTypeError(
+            f"grad_output is {seed.dtype}, needs {value.dtype.gradient} for an output of {value.dtype}", op="grad"
+        )
     return seed
 
 
@@ -140,7 +143,7 @@ def _propagate(node: Node, active: set[Node], targets: set[Value], cotangents: d
     for i, (value, cotangent) in enumerate(zip(node.inputs, results, strict=True)):
         if cotangent is None or i in node.op.residual or (value.node not in active and value not in targets):
             continue
-        if cotangent.type != value.type:
+        if cotangent.type != value.type.with_dtype(value.dtype.gradient):
             raise GradientError(
                 f"the gradient rule gave {cotangent.type} for input {i} of type {value.type}",
                 op=node.op.name,
@@ -169,7 +172,7 @@ def _result(value: Value, cotangents: dict[Value, list[Value]], allow_unused: bo
         if parts:
             return _total(parts)
         if allow_unused:
-            return call("full", value.shape, 0.0, value.dtype)
+            return call("full", value.shape, 0.0, value.dtype.gradient)
     raise GradientError(
         f"no gradient reaches {value!r}: the output does not depend on it, or the path is severed by stop_gradient or "
         "an integer operation; pass allow_unused=True if zeros are meant",

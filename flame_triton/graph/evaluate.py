@@ -48,11 +48,11 @@ def leaf_array(node: Node) -> Array:
     """The initial array of a constant or of a parameter with a fixed initial value."""
     attrs = node.attrs
     if node.op.name == "constant":
-        return attrs["array"].astype(attrs["dtype"].numpy)
+        return attrs["dtype"].convert(attrs["array"])
     label = repr(attrs["name"]) if attrs.get("name") else f"without a name, {node.type},"
     if node.op.name == "parameter" and not callable(attrs["init"]):
         init = 0 if attrs["init"] is None else attrs["init"]
-        return np.full(node.type.shape, init, attrs["dtype"].numpy)
+        return np.array(np.broadcast_to(attrs["dtype"].convert(np.asarray(init)), node.type.shape))
     raise GraphError(f"{node.op.name} {label} is needed but no array is given for it", loc=node.loc)
 
 
@@ -115,8 +115,8 @@ class Plan:
         return [np.asarray(self._as(env[v], v.dtype)) for v in self.graph.outputs]
 
     def _as(self, array: Array, dtype: DType) -> Array:
-        target = float64.numpy if self.wide and dtype.is_float else dtype.numpy
-        return array if array.dtype == target else array.astype(target)
+        target = float64 if self.wide and dtype.is_float else dtype
+        return array if array.dtype == target.numpy else target.convert(array)
 
     def _apply(self, node: Node, env: dict[Value, Array]) -> None:
         if isinstance(node.op.lowering, Fused):

@@ -56,9 +56,9 @@ def _no_ref(*_: object, **__: object) -> object:
 # roles: for each output "full" (an element for each of the iteration space, in order), "row", "column", "permuted" (a
 # reordering view of a "full" value, stored in its own order) or "parts" (see parts_of: several values side by side,
 # each an element for each of the iteration space)
-register(Op("fused", _fused_type, Fused("region"), _no_ref))
+register(Op("fused", _fused_type, Fused("region"), _no_ref, stores=True))
 # kernel: the Op with the epilogue; attrs: that node's own attributes; the operands of the kernel come first
-register(Op("fused_kernel", _kernel_type, Fused("kernel"), _no_ref))
+register(Op("fused_kernel", _kernel_type, Fused("kernel"), _no_ref, stores=True))
 
 
 @dataclass(eq=False)

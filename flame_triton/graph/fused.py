@@ -61,7 +61,8 @@ class FusedFunction:
         self.name = function.__name__
         self.strict = strict
         self._function = function
-        self._op = Op(self.name, _types, Composite(_inline, body=True), _no_ref, doc=inspect.getdoc(function) or "")
+        doc = inspect.getdoc(function) or ""
+        self._op = Op(self.name, _types, Composite(_inline, body=True), _no_ref, doc=doc, stores=True)
         if samples is not None:
             enter(self, function.__module__, self.name, samples)
 

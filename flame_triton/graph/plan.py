@@ -108,6 +108,7 @@ class Launch:
 
     reads / writes: the slots it touches (a slot written in place is in both, under its own and its alias).
     options: num_warps, num_stages and other compile options. node: what it computes, for messages and profiles.
+    choice: where its configuration comes from ("heuristic", "tuned", "shipped"); empty if there was none to choose.
     """
 
     kernel: KernelRef
@@ -119,6 +120,7 @@ class Launch:
     writes: tuple[Slot, ...]
     node: Node
     label: str = ""
+    choice: str = ""
 
 
 @dataclass(eq=False)

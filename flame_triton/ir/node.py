@@ -279,13 +279,16 @@ def make(op: Op | str, inputs: Sequence[Value], **attrs: Any) -> Node:
         origin = maker.origin or maker if _autodiff_depth[0] else maker.origin
     else:
         loc, origin = user_location(), None
+    given = [v.node.types[v.index] for v in inputs]
     try:
-        types = op.infer(*(v.node.types[v.index] for v in inputs), **attrs)
+        types = op.infer(*given, **attrs)
+        types = (types,) if isinstance(types, TensorType) else types
+        op.check_storage((*given, *types))
     except FlameError as error:
         error.op = error.op or op.name
         error.loc = error.loc or loc
         raise
-    return Node(op, inputs, attrs, (types,) if isinstance(types, TensorType) else types, loc, origin)
+    return Node(op, inputs, attrs, types, loc, origin)
 
 
 _autodiff_depth = [0]

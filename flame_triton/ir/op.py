@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import GraphError
-from ..types import TensorType
+from ..errors import DTypeError, GraphError
+from ..types import TensorType, storage_only
 
 if TYPE_CHECKING:
     from .index_map import IndexMap
@@ -148,6 +148,7 @@ class Op:
     samples()                  -> calls of `function`, the public function, for tests; empty for internal ops
     unique: nodes are never merged (inputs, parameters, random draws)
     residual: indices of inputs that are saved results of the forward op, and so get no cotangent
+    stores: takes and gives 8-bit floats, which other ops than leaves and views refuse
     """
 
     name: str
@@ -161,6 +162,15 @@ class Op:
     unique: bool = False
     residual: tuple[int, ...] = ()
     doc: str = ""
+    stores: bool = False
+
+    def check_storage(self, types: Sequence[TensorType]) -> None:
+        """Raises DTypeError if one of the types only stores values and this op does more with them than move them."""
+        if self.stores or isinstance(self.lowering, Leaf | View):
+            return
+        for t in types:
+            if t.dtype.is_storage:
+                raise DTypeError(storage_only(t.dtype))
 
     def __repr__(self) -> str:
         return f"Op({self.name})"

@@ -167,7 +167,7 @@ def custom_op(
         "custom", kernel=kernel, digest=_digest(kernel), configs=tuple(configs) or ({},),
         **{k: v for k, v in given.items() if v is not None},
     )  # fmt: skip
-    op = Op(name, _types(infer), lowering, _reference(name, ref), _gradient(name, vjp), doc=doc)
+    op = Op(name, _types(infer), lowering, _reference(name, ref), _gradient(name, vjp), doc=doc, stores=True)
     made = CUSTOM[name] = CustomOp(op, _signature(infer), loc)
     if samples is not None:
         enter(made, infer.__module__, name, samples)
@@ -212,7 +212,7 @@ def _gradient(name: str, vjp: Callable[..., Any] | None) -> Callable[..., Sequen
 
     def rule(node: Node, *cotangents: Value | None) -> list[Value | None]:
         whole = [
-            call("zeros", t.shape, t.dtype) if g is None and t.dtype.is_float else g
+            call("zeros", t.shape, t.dtype.gradient) if g is None and t.dtype.is_float else g
             for g, t in zip(cotangents, node.types, strict=True)
         ]
         if not isinstance(vjp, CustomOp):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -20,7 +21,17 @@ from ..errors import DTypeError, FlameError
 from ..ir.location import user_location
 from ..ir.node import Node, Value, make
 from ..ir.op import Op, Pointwise, Sample, call, public, register
-from ..types import DType, TensorType, bool_, broadcast_shapes, float32, int64, promote, promote_scalar
+from ..types import (
+    DType,
+    TensorType,
+    bool_,
+    broadcast_shapes,
+    float32,
+    int64,
+    promote,
+    promote_scalar,
+    storage_only,
+)
 
 Operand: TypeAlias = Any
 """What a public function takes where a tensor is meant: a Value, a Python scalar, or an array."""
@@ -157,17 +168,37 @@ SAMPLED: dict[str, Sampled] = {}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class _Running(threading.local):
+    """The public functions that this thread is in, the outermost first."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+
+_running = _Running()
+
+
+def refuse_within(x: Value) -> None:
+    """Raises DTypeError for an 8-bit float, unless the user's own code calls: casts that a function makes on its own to
+    compute would hide arithmetic."""
+    if len(_running.names) > 1 and x.dtype.is_storage:
+        raise DTypeError(storage_only(x.dtype), op=_running.names[0])
+
+
 def publish(function: Function, name: str, samples: Samples, aliases: Sequence[str]) -> Function:
     """Enter a public function under its name and aliases; its errors then name it and the user's line."""
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        _running.names.append(name)
         try:
             return function(*args, **kwargs)
         except FlameError as error:
             error.op = error.op or name
             error.loc = error.loc or user_location()
             raise
+        finally:
+            _running.names.pop()
 
     for label in (name, *aliases):
         public(checked, label)
@@ -202,6 +233,7 @@ def define(
     samples: Samples = None,
     unique: bool = False,
     residual: tuple[int, ...] = (),
+    stores: bool = False,
     aliases: Sequence[str] = (),
 ) -> Callable[[Function], Function]:
     """Decorator on a public function: registers the op `name`, with the function's docstring as the op's own."""
@@ -209,7 +241,7 @@ def define(
     def decorate(function: Function) -> Function:
         checked = publish(function, function.__name__, samples, aliases)
         doc = function.__doc__ or ""
-        register(Op(name, infer, lowering, ref, vjp, simplify, samples, checked, unique, residual, doc))
+        register(Op(name, infer, lowering, ref, vjp, simplify, samples, checked, unique, residual, doc, stores))
         return checked
 
     return decorate

@@ -208,7 +208,7 @@ for _name, _infer, _ref, _vjp, _doc in (
     ("foreach", _foreach_type, _foreach_ref, _foreach_vjp, "A pointwise body mapped over rows of tensors."),
     ("foreach_sum", _foreach_sum_type, _foreach_sum_ref, _foreach_sum_vjp, "The sum of a body over rows of tensors."),
 ):
-    register(Op(_name, _infer, Kernel(_name), _ref, _vjp, doc=_doc))
+    register(Op(_name, _infer, Kernel(_name), _ref, _vjp, doc=_doc, stores=True))
 
 
 # ---- public ----------------------------------------------------------------------------------------------------

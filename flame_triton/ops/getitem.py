@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..ir.node import Value
 from ..ir.op import Sample, call
-from ..types import broadcast_shapes, int64
+from ..types import bool_, broadcast_shapes, int64
 from .define import Operand, as_value, composed, integers, randn, samples, wide
 from .indexing import gather_rows, scatter_add_rows
 from .logic import where
@@ -72,6 +72,9 @@ def _basic(x: Value, keys: Sequence[Any]) -> Value:
             raise ArgumentError(f"cannot index with {k!r}")
     starts, sizes, steps = ([part[i] for part in parts] for i in range(3))
     return reshape(slice_within(x, starts, sizes, steps), tuple(shape))
+
+
+_checks = np.indices((3, 4)).sum(0) % 2 == 0
 
 
 class _Place:
@@ -162,6 +165,36 @@ def getitem(x: Value, key: Any) -> Value:
     return _Place(view, keys).read()
 
 
+def _put_where(x: Value, first: int, mask: Value, values: Value, accumulate: bool) -> Value:
+    """x with values written, in order, where a mask over its axes first, first + 1, ... is True.
+
+    values: broadcast to (*axes before, how many are True, *axes after); one along that axis serves all of them. Those
+    left over are dropped, and where they end NaN (0 for integers) is written.
+    """
+    last = first + mask.ndim
+    if x.shape[first:last] != mask.shape:
+        raise ShapeError(f"the mask {mask.shape} does not fit the axes {first} to {last - 1} of {x.shape}")
+    before, after = x.shape[:first], x.shape[last:]
+    inside = reshape(mask, (*(1,) * len(before), *mask.shape, *(1,) * len(after)))
+    whole = (1,) * (len(before) + 1 + len(after) - values.ndim) + values.shape
+    if len(whole) > len(before) + 1 + len(after):
+        raise ShapeError(f"values {values.shape} do not broadcast to {before} + (True elements,) + {after}")
+    values, n = reshape(values, whole), whole[first]
+    if n == 1:
+        spread = (*whole[:first], *(1,) * mask.ndim, *whole[first + 1 :])
+        new = fitted(reshape(values, spread), x.shape)
+    else:
+        rows = call("moveaxis", fitted(values, (*before, n, *after)), first, 0)
+        width = math.prod(before) * math.prod(after)
+        place = call("cumsum", reshape(mask, (mask.size,)), 0) - 1
+        found = gather_rows(reshape(rows, (n, width)), where(reshape(mask, (mask.size,)), place, n))
+        order = (*range(mask.ndim, mask.ndim + first), *range(mask.ndim), *range(mask.ndim + first, x.ndim))
+        new = transpose(reshape(found, (*mask.shape, *before, *after)), order)
+    if not accumulate:
+        return where(inside, new, x)
+    return call("cast", wide(x) + where(inside, wide(new), call("full", (), 0, wide(x).dtype)), x.dtype)
+
+
 @composed(
     samples=samples(
         Sample((randn(4, 3), (np.array([3, 0, 3]), np.array([0, 2, 0])), randn(3, seed=1))),
@@ -169,15 +202,23 @@ def getitem(x: Value, key: Any) -> Value:
         Sample((randn(2, 4, 3), (None, np.array([[1, -1]])), randn(3, seed=1), True)),
         Sample((randn(5, 2), [np.array([1, 1, 4])], 0.5)),
         Sample((integers(4, high=9), (np.array([2, 2]),), integers(2, high=9, seed=1), True)),
+        Sample((randn(3, 4), [_checks], randn(6, seed=1))),
+        Sample((randn(2, 3, 4), [None, _checks], randn(2, 1, seed=1), True)),
+        Sample((randn(3, 2), [np.array([True, False, True])], randn(2, 2, seed=1), True)),
     )
 )
 def index_put(x: Operand, indices: Sequence[Operand | None], values: Operand, accumulate: bool = False) -> Value:
     """x with `values` written where x[indices] reads, the last of several; accumulate: added.
 
-    indices: one integer array for each of the first axes, None for an axis left whole, constant masks as in brackets.
-    values broadcast to the shape of x[indices].
+    indices: one integer array for each of the first axes, None for an axis left whole, constant masks as in brackets;
+    or one mask that is a Value, with None before and after. values broadcast to the shape of x[indices]. In how many
+    places such a mask is true is not known when the graph is built: values are written to them in order, and where
+    too few are given NaN (0 for integers) is.
     """
     x, values = as_value(x), as_value(values)
+    masks = [i for i, k in enumerate(indices) if isinstance(k, Value) and k.dtype is bool_ and k.ndim]
+    if masks and all(k is None for i, k in enumerate(indices) if i != masks[0]):
+        return _put_where(x, masks[0], as_value(indices[masks[0]]), call("cast", values, x.dtype), accumulate)
     listed = tuple(slice(None) if k is None else k for k in indices)
     keys = [k if isinstance(k, slice | Value) else np.asarray(k) for k in _expanded(listed, x.ndim)]
     if not any(isinstance(k, Value | np.ndarray) for k in keys):

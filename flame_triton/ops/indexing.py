@@ -77,6 +77,7 @@ def _scatter_ref(index: np.ndarray, g: np.ndarray, *, rows: int) -> np.ndarray:
     lowering=Kernel("gather"),
     ref=_gather_ref,
     vjp=lambda node, g: [call("scatter_add_rows", node.inputs[1], g, node.inputs[0].shape[0]), None],
+    stores=True,
     samples=samples(
         Sample((randn(6, 5), np.array([0, 5, 2, 2, -1, -6, 0]))),
         Sample((randn(1, 3), np.array([0, 0]))),
@@ -128,17 +129,17 @@ def _as_index(index: Operand) -> Value:
 def take(x: Operand, indices: Operand, axis: int | None = 0, mode: str = "fill") -> Value:
     """Slices of x at integer `indices` of any shape, which replaces the axis; None: of the flattened x.
 
-    mode, for indices out of range: "fill" reads NaN (0 for integers), negative ones counting from the end; "wrap" goes
-    around; "clip" takes the first or last slice, negative ones being out of range (as in NumPy).
+    A 0-d x is an axis of size 1. mode, for indices out of range: "fill" reads NaN (0 for integers), negative ones
+    counting from the end; "wrap" goes around; "clip" takes the first or last slice, negative ones being out of range
+    (as in NumPy).
     """
     x, indices = as_value(x), _as_index(indices)
     if mode not in ("fill", "wrap", "clip"):
         raise ArgumentError(f'mode must be "fill", "wrap" or "clip", got {mode!r}')
     if axis is None:
         x, axis = reshape(x, (x.size,)), 0
-    if not x.ndim:
-        raise ShapeError("needs a tensor with dimensions")
     a = check_axis(axis, x.ndim)
+    x = x if x.ndim else reshape(x, (1,))
     if mode != "fill" and x.shape[a]:
         n = x.shape[a]
         indices = call("remainder", indices, n) if mode == "wrap" else call("clamp", indices, 0, n - 1)
@@ -152,13 +153,15 @@ def take(x: Operand, indices: Operand, axis: int | None = 0, mode: str = "fill")
     return transpose(result, back)
 
 
-@composed(samples=samples(Sample((randn(5, 3), 1, np.array([2, 0, 2])))))
+@composed(samples=samples(Sample((randn(5, 3), 1, np.array([2, 0, 2]))), Sample((randn(), 0, np.array([0])))))
 def index_select(x: Operand, dim: int, index: Operand) -> Value:
-    """x's slices at the 1-D `index` along axis `dim`."""
-    index = _as_index(index)
-    if index.ndim > 1:
-        raise ShapeError(f"index must have at most one axis, got {index.shape}")
-    return take(x, reshape(index, (index.size,)), dim)
+    """x's slices at the 1-D `index` along axis `dim`; a 0-d x has one slice, itself."""
+    x, index = as_value(x), _as_index(index)
+    if index.ndim > 1 or (not x.ndim and index.size != 1):
+        at_most = "at most one axis" if x.ndim else "one element"
+        raise ShapeError(f"index must have {at_most}, got {index.shape}")
+    found = take(x, reshape(index, (index.size,)), dim)
+    return found if x.ndim else reshape(found, ())
 
 
 def _linear_index(x: Value, dim: int, index: Value) -> Value:
@@ -184,10 +187,14 @@ def _linear_index(x: Value, dim: int, index: Value) -> Value:
         Sample((randn(3, 5), 1, integers(3, 4, high=5))),
         Sample((randn(3, 5), 0, integers(2, 5, low=-3, high=3))),
         Sample((randn(2, 3, 4), -1, integers(2, 2, 6, high=4))),
+        Sample((randn(), 0, np.array([0, 0]))),
     )
 )
 def gather(x: Operand, dim: int, index: Operand) -> Value:
-    """out[i, j, ...] = x[i, index[i, j, ...], ...], the index standing on axis `dim`; index: x's rank, as in torch."""
+    """out[i, j, ...] = x[i, index[i, j, ...], ...], the index standing on axis `dim`; index: x's rank, as in torch.
+
+    Here and where values are scattered, a 0-d tensor stands for an axis of size 1.
+    """
     x, index = as_value(x), _as_index(index)
     rows = gather_rows(reshape(x, (x.size, 1)), _linear_index(x, dim, index))
     return reshape(rows, index.shape)
@@ -228,6 +235,7 @@ def _along(x: Value, index: Value, axis: int) -> tuple[Value, Value, int]:
     samples=samples(
         Sample((randn(3, 5), 1, integers(3, 4, high=5), randn(3, 4, seed=1))),
         Sample((randn(3, 5), 0, integers(2, 5, high=3), randn(2, 5, seed=1))),
+        Sample((randn(), 0, np.array([0]), randn(seed=1))),
     )
 )
 def scatter_add(x: Operand, dim: int, index: Operand, src: Operand) -> Value:
@@ -236,7 +244,7 @@ def scatter_add(x: Operand, dim: int, index: Operand, src: Operand) -> Value:
     index: x's rank; src: index's shape and x's dtype.
     """
     x, index, src = as_value(x), _as_index(index), as_value(src)
-    if src.shape != index.shape:
+    if (src.shape or (1,)) != (index.shape or (1,)):
         raise ShapeError(f"src {src.shape} and index {index.shape} must have one shape")
     if src.dtype is not x.dtype:
         raise DTypeError(f"src is {src.dtype}, x is {x.dtype}")

@@ -61,6 +61,7 @@ def _concat_vjp(node: Node, g: Value) -> list[Value | None]:
     lowering=Composite(_concat_build),
     ref=lambda *xs, axis: np.concatenate(xs, axis),
     vjp=_concat_vjp,
+    stores=True,
     samples=samples(
         Sample(([randn(3, 4), randn(2, 4, seed=1), randn(1, 4, seed=2)],)),
         Sample(([randn(3, 1), randn(3, 5, seed=1)], -1)),
@@ -115,7 +116,8 @@ def _split_ref(x: np.ndarray, *, sizes: tuple[int, ...], axis: int) -> np.ndarra
 
 def _split_vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
     parts = [
-        call("full", v.shape, 0, v.dtype) if g is None else g for v, g in zip(node.outputs, cotangents, strict=True)
+        call("full", v.shape, 0, v.dtype.gradient) if g is None else g
+        for v, g in zip(node.outputs, cotangents, strict=True)
     ]
     return [concat(parts, node.attrs["axis"])]
 
@@ -126,6 +128,7 @@ def _split_vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
     lowering=Composite(_split_build),
     ref=_split_ref,
     vjp=_split_vjp,
+    stores=True,
     samples=samples(
         Sample((randn(7, 3), 3)), Sample((randn(2, 9), (4, 0, 5), -1)), Sample((randn(2, 9), [9]), {"axis": 1})
     ),

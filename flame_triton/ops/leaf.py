@@ -13,7 +13,7 @@ from ..ir.node import Node, Value, make
 from ..ir.op import Generator, Leaf, Pointwise, Sample, call
 from ..types import DType, DTypeLike, TensorType, bool_, check_shape, float32, int64
 from ..types import dtype as as_dtype
-from .define import as_value, composed, define, is_scalar, plain, randn, samples
+from .define import as_value, composed, define, is_scalar, plain, randn, refuse_within, samples
 
 # fmt: off
 __all__ = [
@@ -74,7 +74,7 @@ def _constant_type(*, array: np.ndarray, dtype: DType) -> TensorType:
     return TensorType(array.shape, dtype)
 
 
-@define("constant", infer=_constant_type, lowering=Leaf(), ref=lambda *, array, dtype: array.astype(dtype.numpy))
+@define("constant", infer=_constant_type, lowering=Leaf(), ref=lambda *, array, dtype: dtype.convert(array))
 def constant(array: Any, dtype: DTypeLike | None = None) -> Value:
     """An array known when the graph is built, held in device memory.
 
@@ -105,7 +105,7 @@ def _full_type(*, shape: tuple[int, ...], value: Any, dtype: DType) -> TensorTyp
 
 
 def _full_ref(*, shape: tuple[int, ...], value: Any, dtype: DType) -> np.ndarray:
-    return np.broadcast_to(np.asarray(value).astype(dtype.numpy), shape)
+    return np.broadcast_to(dtype.convert(np.asarray(value)), shape)
 
 
 @define(
@@ -114,6 +114,7 @@ def _full_ref(*, shape: tuple[int, ...], value: Any, dtype: DType) -> np.ndarray
     lowering=Pointwise(lambda node: literal(node.attrs["value"]), cost=0),
     ref=_full_ref,
     vjp=lambda node, g: [],
+    stores=True,
     samples=samples(Sample(((2, 3), 1.5)), Sample(((4,), 7)), Sample(((), True)), Sample(((2,), -2.0, "int64"))),
 )
 def full(shape: Sequence[int] | int, fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
@@ -197,7 +198,7 @@ def _cast_ref(x: np.ndarray, *, dtype: DType) -> np.ndarray:
     if dtype is bool_:
         return x != 0
     with np.errstate(invalid="ignore", over="ignore"):
-        return x.astype(dtype.numpy)
+        return dtype.convert(x)
 
 
 def _cast_simplify(node: Node) -> Value | None:
@@ -222,20 +223,30 @@ def _cast_simplify(node: Node) -> Value | None:
     infer=lambda x, *, dtype: TensorType(x.shape, dtype),
     lowering=Pointwise(_cast_expr),
     ref=_cast_ref,
-    vjp=lambda node, g: [call("cast", g, node.inputs[0].dtype) if node.inputs[0].dtype.is_float else None],
+    vjp=lambda node, g: [call("cast", g, node.inputs[0].dtype.gradient) if node.inputs[0].dtype.is_float else None],
     simplify=_cast_simplify,
+    stores=True,
     samples=samples(
         Sample((np.round(randn(3, 5) * 64) / 64, "float32")),
         Sample((randn(7) * 50, "int32")),
         Sample((randn(3, 5), "bool")),
         Sample((np.arange(5), "float64")),
+        Sample((np.arange(-16, 17) / 16, "float8_e4m3fn")),
+        Sample((np.arange(-8, 9) / 64, "float8_e5m2")),
     ),
     aliases=("astype",),
 )
 def cast(x: Value, dtype: DTypeLike) -> Value:
-    """x in another dtype: floats round to nearest even, floats to integers truncate, anything to bool is x != 0."""
+    """x in another dtype: floats round to nearest even, floats to integers truncate, anything to bool is x != 0.
+
+    To 8-bit floats by way of float32, as torch 2.13 and newer: what lies beyond float8_e4m3fn, infinities too, becomes
+    +-448, beyond float8_e5m2 an infinity; NaN stays NaN. A gradient in an 8-bit float is float32, and is not rounded
+    where it passes such a value.
+    """
     x = as_value(x)
     target = as_dtype(dtype)
+    if x.dtype is not target:
+        refuse_within(x)
     return x if x.dtype is target else make("cast", [x], dtype=target).out
 
 
@@ -245,6 +256,7 @@ def cast(x: Value, dtype: DTypeLike) -> Value:
     lowering=Pointwise("{0}", cost=0),
     ref=lambda x: x,
     vjp=lambda node, g: [None],
+    stores=True,
     samples=samples(Sample((randn(3, 5),), grad=())),
     aliases=("detach",),
 )

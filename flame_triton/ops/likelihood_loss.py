@@ -157,6 +157,7 @@ def poisson_nll_loss(
         Sample((randn(4, 3), randn(4, 3, seed=1), randn(4, seed=2, low=0.5, high=2), True, 1e-6, "none")),
         Sample((randn(4, 3), randn(4, 3, seed=1), randn(4, 1, seed=2, low=0.5, high=2), False, 1e-6, "sum")),
         Sample((randn(4, 3), randn(4, 3, seed=1), 0.5)),
+        Sample((randn(2, 4, 3), randn(4, 1, seed=1), randn(2, 1, 3, seed=2, low=0.5, high=2), True)),
     )
 )
 def gaussian_nll_loss(
@@ -169,17 +170,20 @@ def gaussian_nll_loss(
 ) -> Value:
     """(log var + (input - target)^2 / var) / 2, var at least eps, which its gradient does not see.
 
-    var: of input's shape, with a last axis of size 1, without that axis, or one number. full: with log(2 pi) / 2.
-    Nix and Weigend 1994.
+    input and target broadcast. var: of input's shape, with one axis of size 1 instead, without the last axis, or one
+    number. full: with log(2 pi) / 2. Nix and Weigend 1994.
     """
-    x, t, dtype = _pair("gaussian_nll_loss", input, target)
+    shape = as_value(input).shape
+    x, t = promote_operands("gaussian_nll_loss", input, target, float_result=True)
+    x, t, dtype = widened(x), widened(t), x.dtype
     if eps <= 0:
         raise ArgumentError(f"eps must be positive, got {eps}")
     v = call("cast", as_value(var), x.dtype)
-    if v.ndim and v.shape == x.shape[:-1] != x.shape:
+    if v.ndim and v.shape == shape[:-1] != shape:
         v = call("expand_dims", v, -1)
-    if v.ndim and v.shape not in (x.shape, (*x.shape[:-1], 1)):
-        raise ShapeError(f"var {v.shape} does not fit input {x.shape}")
+    others = [n for n, d in zip(v.shape, shape, strict=False) if n != d]
+    if v.ndim and (v.ndim != len(shape) or others not in ([], [1])):
+        raise ShapeError(f"var {v.shape} does not fit input {shape}")
     fixed = stop_gradient(v)
     v = add(sub(v, fixed), clamp_min(fixed, eps))
     loss = mul(add(log(v), div(square(sub(x, t)), v)), 0.5)

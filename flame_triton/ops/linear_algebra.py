@@ -15,10 +15,11 @@ from ..errors import ArgumentError, DTypeError, ShapeError
 from ..ir.node import Value
 from ..ir.op import Sample, call
 from ..types import DType, DTypeLike, broadcast_shapes, check_axes, check_axis
-from .arithmetic import add, mul, sub
+from .arithmetic import add, div, mul, sub
 from .define import Operand, as_value, composed, is_scalar, promote_operands, randn, samples, wide
 from .einsum import tensordot
 from .join import roll
+from .logic import where
 from .matmul import check_ranks, matmul, product
 from .matrix import eye
 from .reduce import Axis, max, min, norm, sum
@@ -27,7 +28,7 @@ from .view import broadcast_to, expand_dims, reshape, transpose
 # fmt: off
 __all__ = [
     "addbmm", "addmm", "addmv", "addr", "baddbmm", "bilinear", "chain_matmul", "cross", "dot", "inner", "kron",
-    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "vecdot", "vector_norm",
+    "matrix_norm", "matrix_power", "multi_dot", "mv", "outer", "renorm", "vecdot", "vector_norm",
 ]
 # fmt: on
 
@@ -354,6 +355,30 @@ def vector_norm(
     """(sum |x|^ord)^(1/ord) over the axes: `norm` with the array API's arguments. dtype: cast x to it first."""
     x = as_value(x)
     return norm(x if dtype is None else call("cast", x, dtype), ord, axis, keepdims)
+
+
+@composed(
+    samples=samples(
+        Sample((randn(3, 5), 2.0, 0, 1.5)),
+        Sample((randn(2, 3, 4), 1, -2, 7.0)),
+        Sample((np.array([[0.0, 0.0], [3.0, 4.0], [0.3, 0.4]]), 2, 0, 1.0), grad=()),
+        Sample((randn(3, 5), math.inf, 1, 1.0)),
+    )
+)
+def renorm(x: Operand, p: float, dim: int, maxnorm: float) -> Value:
+    """x with each slice along `dim` whose p-norm is beyond maxnorm scaled down to it: times maxnorm / (norm + 1e-7)."""
+    x = as_value(x)
+    if not x.dtype.is_float:
+        raise DTypeError(f"needs a floating tensor, got {x.dtype}")
+    if x.ndim < 2:
+        raise ShapeError(f"needs at least two axes, got {x.shape}")
+    if not p > 0 or not maxnorm >= 0:
+        raise ArgumentError(f"needs p > 0 and maxnorm >= 0, got {p} and {maxnorm}")
+    a, wider = check_axis(dim, x.ndim, "dim"), wide(x)
+    size = norm(wider, float(p), tuple(i for i in range(x.ndim) if i != a), True)
+    beyond = call("greater", size, maxnorm)
+    factor = where(beyond, div(float(maxnorm), add(where(beyond, size, 1.0), 1e-7)), 1.0)
+    return call("cast", mul(wider, factor), x.dtype)
 
 
 @composed(

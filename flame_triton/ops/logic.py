@@ -179,6 +179,7 @@ def _where_simplify(node: Node) -> Value | None:
     ref=_where_ref,
     vjp=_where_vjp,
     simplify=_where_simplify,
+    stores=True,
     samples=samples(
         Sample((randn(3, 5) > 0, randn(3, 5), randn(5, seed=1))),
         Sample((randn(4) > 0, randn(4), 2.0)),

@@ -35,9 +35,9 @@ from .logic import equal, isfinite, isinf, isnan, less, logical_and, logical_or,
 
 # fmt: off
 __all__ = [
-    "addcdiv", "addcmul", "allclose", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod", "frac",
-    "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2",
-    "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy",
+    "addcdiv", "addcmul", "allclose", "angle", "copysign", "deg2rad", "entr", "float_power", "fmax", "fmin", "fmod",
+    "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp",
+    "logaddexp2", "logit", "nextafter", "rad2deg", "rsub", "signbit", "sinc", "xlog1py", "xlogy",
 ]
 # fmt: on
 
@@ -96,6 +96,19 @@ heaviside = pointwise(
     ),
     cost=2,
 )
+
+
+@composed(
+    samples=samples(
+        Sample((randn(3, 5),)),
+        Sample((np.array([0.0, -0.0, -1.0, np.inf, -np.inf, np.nan]),), grad=()),
+        Sample((np.arange(-2, 2),), grad=()),
+    )
+)
+def angle(x: Operand) -> Value:
+    """The angle of a real number in the complex plane: pi where it is negative, else 0. The gradient is zero."""
+    (x,) = promote_operands("angle", x, float_result=True)
+    return where(less(x, 0.0), math.pi, where(isnan(x), x, 0.0))
 
 
 def _precise(x: TensorType, *_: TensorType) -> TensorType:

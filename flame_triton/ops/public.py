@@ -8,6 +8,7 @@ from . import attention as _attention
 from . import bitwise as _bitwise
 from . import channel_norm as _channel_norm
 from . import conv as _conv
+from . import counting as _counting
 from . import custom as _custom
 from . import distance as _distance
 from . import dropout as _dropout
@@ -38,6 +39,7 @@ from . import position as _position
 from . import random as _random
 from . import ranges as _ranges
 from . import reduce as _reduce
+from . import replace as _replace
 from . import resize as _resize
 from . import sampling as _sampling
 from . import scan as _scan
@@ -58,6 +60,7 @@ from .attention import *
 from .bitwise import *
 from .channel_norm import *
 from .conv import *
+from .counting import *
 from .custom import *
 from .distance import *
 from .dropout import *
@@ -88,6 +91,7 @@ from .position import *
 from .random import *
 from .ranges import *
 from .reduce import *
+from .replace import *
 from .resize import *
 from .sampling import *
 from .scan import *
@@ -110,6 +114,7 @@ __all__ += _attention.__all__
 __all__ += _bitwise.__all__
 __all__ += _channel_norm.__all__
 __all__ += _conv.__all__
+__all__ += _counting.__all__
 __all__ += _custom.__all__
 __all__ += _distance.__all__
 __all__ += _dropout.__all__
@@ -140,6 +145,7 @@ __all__ += _position.__all__
 __all__ += _random.__all__
 __all__ += _ranges.__all__
 __all__ += _reduce.__all__
+__all__ += _replace.__all__
 __all__ += _resize.__all__
 __all__ += _sampling.__all__
 __all__ += _scan.__all__

@@ -19,14 +19,13 @@ from ..types import DType, TensorType, bool_, broadcast_shapes, check_axis, int6
 from .define import Operand, as_value, composed, define, integers, is_scalar, randn, samples, wide
 from .indexing import _along, _as_index, _linear_index, _resolved, _scatter_type, gather_rows, scatter_add_rows, take
 from .logic import equal, where
-from .scan import cumsum, linear_recurrence
+from .scan import linear_recurrence
 from .sort import search_rows, sort_rows
-from .view import broadcast_to, expand_dims, narrow, reshape, transpose
+from .view import broadcast_to, narrow, reshape, transpose
 
 # fmt: off
 __all__ = [
-    "bincount", "diagonal_scatter", "histc", "index_add", "index_copy", "index_fill", "index_reduce",
-    "masked_scatter", "put_along_axis", "scatter", "scatter_reduce", "select_scatter", "slice_scatter",
+    "index_add", "index_copy", "index_fill", "index_reduce", "put_along_axis", "scatter", "scatter_reduce",
 ]
 # fmt: on
 
@@ -132,6 +131,7 @@ def _source(x: Value, index: Value, src: Operand) -> Value:
     src = as_value(src)
     if src.dtype is not x.dtype:
         raise DTypeError(f"src is {src.dtype}, x is {x.dtype}")
+    src, index = (v if v.ndim else reshape(v, (1,)) for v in (src, index))
     if src.ndim != index.ndim or any(n > d for n, d in zip(index.shape, src.shape, strict=True)):
         raise ShapeError(f"src {src.shape} is smaller than index {index.shape}")
     for a, n in enumerate(index.shape):
@@ -268,8 +268,7 @@ def _front(x: Value, dim: int, index: Operand, source: Operand) -> tuple[Value, 
     """x with axis `dim` in front as [rows, width], index [n], source as [n, width], and the order of x's axes."""
     index, source = _as_index(index), as_value(source)
     a = check_axis(dim, x.ndim, "dim")
-    if not x.ndim:
-        raise ShapeError("needs a tensor with dimensions")
+    x = x if x.ndim else reshape(x, (1,))
     if index.ndim > 1:
         raise ShapeError(f"index must have at most one axis, got {index.shape}")
     if source.dtype is not x.dtype:
@@ -284,6 +283,8 @@ def _front(x: Value, dim: int, index: Operand, source: Operand) -> tuple[Value, 
 
 
 def _back(rows: Value, x: Value, order: tuple[int, ...]) -> Value:
+    if not x.ndim:
+        return reshape(rows, ())
     front = reshape(rows, tuple(x.shape[a] for a in order))
     return transpose(front, sorted(range(x.ndim), key=order.__getitem__))
 
@@ -292,6 +293,7 @@ def _back(rows: Value, x: Value, order: tuple[int, ...]) -> Value:
     samples=samples(
         Sample((randn(5, 3), 0, np.array([4, 0, 4, -2]), randn(4, 3, seed=1))),
         Sample((randn(2, 4, 3), 1, np.array([1, 1]), randn(2, 2, 3, seed=1)), {"alpha": -0.5}),
+        Sample((randn(), 0, np.asarray(0), randn(seed=1))),
     )
 )
 def index_add(x: Operand, dim: int, index: Operand, source: Operand, alpha: float = 1) -> Value:
@@ -310,7 +312,10 @@ def index_add(x: Operand, dim: int, index: Operand, source: Operand, alpha: floa
     )
 )
 def index_copy(x: Operand, dim: int, index: Operand, source: Operand) -> Value:
-    """x with its slices at the 1-D `index` along axis `dim` replaced by those of `source`, the last of several."""
+    """x with its slices at the 1-D `index` along axis `dim` replaced by those of `source`, the last of several.
+
+    Here, as in index_add and index_reduce, a 0-d x is an axis of size 1.
+    """
     x = as_value(x)
     rows, index, source, order = _front(x, dim, index, source)
     return _back(set_rows(rows, index, source), x, order)
@@ -357,164 +362,3 @@ def index_reduce(
     rows, index, source, order = _front(x, dim, index, source)
     spread = broadcast_to(reshape(index, (index.size, 1)), source.shape)
     return _back(scatter_reduce(rows, 0, spread, source, reduce, include_self), x, order)
-
-
-# ---- masks and views -------------------------------------------------------------------------------------------
-
-
-@composed(
-    samples=samples(
-        Sample((randn(3, 4), randn(3, 4, seed=2) > 0, randn(12, seed=1))),
-        Sample((randn(2, 3), np.array([True, False, True]), randn(2, 2, seed=1))),
-    )
-)
-def masked_scatter(x: Operand, mask: Operand, source: Operand) -> Value:
-    """x with the elements of `source`, in order, written where the mask is True, in row-major order.
-
-    The mask broadcasts to x. Where source ends, NaN (0 for integers) is written.
-    """
-    x, source = as_value(x), as_value(source)
-    if source.dtype is not x.dtype:
-        raise DTypeError(f"source is {source.dtype}, x is {x.dtype}")
-    mask = broadcast_to(call("cast", as_value(mask), bool_), x.shape)
-    if not x.size:
-        return x
-    place = cumsum(mask) - 1
-    index = where(reshape(mask, (x.size,)), place, source.size)
-    found = gather_rows(reshape(source, (source.size, 1)), index)
-    return where(mask, reshape(found, x.shape), x)
-
-
-def _spread(src: Value, a: int, size: int, start: int, step: int) -> Value:
-    """src with its elements along axis a at start, start + step, ... of `size` places, and zeros elsewhere."""
-    n = src.shape[a]
-    apart = reshape(src, (*src.shape[:a], n, 1, *src.shape[a + 1 :]))
-    apart = call("pad", apart, [(0, step - 1) if i == a + 1 else (0, 0) for i in range(apart.ndim)])
-    line = narrow(reshape(apart, (*src.shape[:a], n * step, *src.shape[a + 1 :])), a, 0, (n - 1) * step + 1)
-    after = size - start - line.shape[a]
-    return call("pad", line, [(start, after) if i == a else (0, 0) for i in range(src.ndim)])
-
-
-@composed(
-    samples=samples(
-        Sample((randn(6, 3), randn(2, 3, seed=1)), {"dim": 0, "start": 1, "end": 5, "step": 3}),
-        Sample((randn(3, 4), randn(3, 2, seed=1), 1, -2)),
-        Sample((randn(3, 4), randn(3, 0), 1, 2, 2), grad=(0,)),
-    )
-)
-def slice_scatter(
-    x: Operand, src: Operand, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
-    """x with its slice start:end:step along axis `dim` replaced by src; step > 0."""
-    x, src = as_value(x), as_value(src)
-    a = check_axis(dim, x.ndim, "dim")
-    if step < 1:
-        raise ArgumentError(f"step must be positive, got {step}")
-    places = range(x.shape[a])[start:end:step]
-    wanted = (*x.shape[:a], len(places), *x.shape[a + 1 :])
-    if src.shape != wanted:
-        raise ShapeError(f"src must be {wanted}, got {src.shape}")
-    if not src.size:
-        return x
-    n = call("arange", x.shape[a]) - places.start
-    inside = call("logical_and", call("greater_equal", n, 0), call("less", n, len(places) * step))
-    inside = call("logical_and", inside, equal(call("remainder", n, step), 0))
-    inside = reshape(inside, tuple(d if i == a else 1 for i, d in enumerate(x.shape)))
-    return where(inside, _spread(call("cast", src, x.dtype), a, x.shape[a], places.start, step), x)
-
-
-@composed(samples=samples(Sample((randn(3, 4), randn(3, seed=1), 1, -2)), Sample((randn(2, 3, 4), randn(3, 4), 0, 1))))
-def select_scatter(x: Operand, src: Operand, dim: int, index: int) -> Value:
-    """x with its slice number `index` along axis `dim` replaced by src, which lacks that axis."""
-    x, src = as_value(x), as_value(src)
-    a = check_axis(dim, x.ndim, "dim")
-    if not -x.shape[a] <= index < x.shape[a]:
-        raise ShapeError(f"index {index} is out of range for axis {a} of size {x.shape[a]}")
-    if src.shape != x.shape[:a] + x.shape[a + 1 :]:
-        raise ShapeError(f"src must be {x.shape[:a] + x.shape[a + 1 :]}, got {src.shape}")
-    here = equal(call("arange", x.shape[a]), index % x.shape[a])
-    here = reshape(here, tuple(d if i == a else 1 for i, d in enumerate(x.shape)))
-    return where(here, broadcast_to(expand_dims(call("cast", src, x.dtype), a), x.shape), x)
-
-
-@composed(
-    samples=samples(
-        Sample((randn(3, 4), randn(3, seed=1))),
-        Sample((randn(4, 3), randn(2, seed=1)), {"offset": -2}),
-        Sample((randn(3, 2, 4), randn(2, 3, seed=1)), {"offset": 1, "dim1": 0, "dim2": 2}),
-    )
-)
-def diagonal_scatter(x: Operand, src: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    """x with the diagonal of its axes dim1 and dim2 replaced by src, whose last axis runs along the diagonal."""
-    x, src = as_value(x), as_value(src)
-    a, b = check_axis(dim1, x.ndim, "dim1"), check_axis(dim2, x.ndim, "dim2")
-    if a == b:
-        raise ShapeError(f"dim1 and dim2 are both axis {a}")
-    order = (*(i for i in range(x.ndim) if i not in (a, b)), a, b)
-    front = transpose(x, order)
-    rows, columns = front.shape[-2:]
-    first = max(-offset, 0)  # the row in which the diagonal begins
-    length = max(min(rows - first, columns - max(offset, 0)), 0)
-    if src.shape != (*front.shape[:-2], length):
-        raise ShapeError(f"src must be {(*front.shape[:-2], length)}, got {src.shape}")
-    if not src.size:
-        return x
-    line = call("pad", call("cast", src, x.dtype), [(0, 0)] * (src.ndim - 1) + [(first, rows - first - length)])
-    on = equal(call("arange", columns) - reshape(call("arange", rows), (rows, 1)), offset)
-    written = where(on, broadcast_to(expand_dims(line, -1), front.shape), front)
-    return transpose(written, sorted(range(x.ndim), key=order.__getitem__))
-
-
-# ---- counting --------------------------------------------------------------------------------------------------
-
-
-@composed(
-    samples=samples(
-        Sample((np.array([0, 3, 3, 1, 7]),), {"minlength": 5}, grad=()),
-        Sample((np.array([0, 3, 3, 1]), randn(4)), {"minlength": 6}),
-    )
-)
-def bincount(x: Operand, weights: Operand | None = None, minlength: int = 0) -> Value:
-    """How often each of 0 ... minlength - 1 occurs in x [n]: int64; with weights [n] the sums of these.
-
-    The length is static, so it must be given: larger elements, and negative ones, are not counted.
-    """
-    x = _as_index(x)
-    if x.ndim != 1:
-        raise ShapeError(f"x must have one axis, got {x.shape}")
-    if minlength < 1:
-        raise ArgumentError("minlength must say how many to count")
-    added = call("ones", x.shape, int64) if weights is None else as_value(weights)
-    if added.shape != x.shape:
-        raise ShapeError(f"weights must be {x.shape}, got {added.shape}")
-    index = where(call("less", x, 0), minlength, x)
-    return reshape(scatter_add_rows(index, reshape(added, (x.size, 1)), minlength), (minlength,))
-
-
-@composed(
-    samples=samples(
-        Sample((randn(20),), {"bins": 4, "min": -1.0, "max": 1.0}, grad=()),
-        Sample((randn(3, 5),), {"bins": 5}, grad=()),
-        Sample((np.array([0.0, 0.5, 1.0, 1.0, 2.0, -1.0]), 2, 0.0, 1.0), grad=()),
-    )
-)
-def histc(x: Operand, bins: int = 100, min: float = 0, max: float = 0) -> Value:
-    """How many elements of x fall into each of `bins` equal intervals of [min, max], the last one closed; x's dtype.
-
-    min = max = 0: from the least to the largest element. Others, and NaN, are not counted.
-    """
-    x = as_value(x)
-    if not x.dtype.is_float:
-        raise DTypeError(f"needs a floating tensor, got {x.dtype}")
-    if bins < 1 or max < min:
-        raise ArgumentError(f"needs bins > 0 and min <= max, got {bins}, {min} and {max}")
-    flat = wide(reshape(x, (x.size,)))
-    low, high = as_value(float(min), flat.dtype), as_value(float(max), flat.dtype)
-    if min == max == 0 and x.size:
-        low, high = call("min", flat), call("max", flat)
-    one = equal(low, high)
-    low, high = where(one, low - 1, low), where(one, high + 1, high)
-    inside = call("logical_and", call("greater_equal", flat, low), call("less_equal", flat, high))
-    place = call("floor", (flat - low) * call("div", float(bins), high - low))
-    place = call("cast", where(inside, call("clamp", place, 0.0, float(bins - 1)), float(bins)), int64)
-    return call("cast", bincount(place, None, bins), x.dtype)

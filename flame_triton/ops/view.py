@@ -250,7 +250,7 @@ def _slice_vjp(node: Node, g: Value) -> list[Value | None]:
         g = reshape(g, tuple(n * k for n, k in zip(sizes, steps, strict=True)))
         g = slice_within(g, [0] * g.ndim, [(n - 1) * k + 1 if n else 0 for n, k in zip(sizes, steps, strict=True)])
     if 0 in sizes:
-        return [call("full", x.shape, 0, x.dtype)]
+        return [call("full", x.shape, 0, g.dtype)]
     after = [d - b - n for d, b, n in zip(x.shape, starts, g.shape, strict=True)]
     return [pad_with(g, starts, after)]
 

@@ -92,7 +92,7 @@ class _Address:
     def __init__(self, argument: Operand | Table) -> None:
         is_operand = isinstance(argument, Operand)
         kind = argument.dtype if is_operand else table_type(argument).dtype
-        self.dtype = buffers.torch_dtype(kind)
+        self.dtype = buffers.kernel_dtype(kind)
         self._address = argument.offset * kind.itemsize % DIVISOR if is_operand else 0
 
     def data_ptr(self) -> int:

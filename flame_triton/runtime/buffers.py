@@ -26,6 +26,8 @@ from ..types import (
     bfloat16,
     bool_,
     dtype,
+    float8_e4m3fn,
+    float8_e5m2,
     float16,
     float32,
     float64,
@@ -46,17 +48,21 @@ _TORCH: dict[DType, torch.dtype] = {
     float32: torch.float32,
     bfloat16: torch.bfloat16,
     float16: torch.float16,
+    float8_e4m3fn: torch.float8_e4m3fn,
+    float8_e5m2: torch.float8_e5m2,
     int64: torch.int64,
     int32: torch.int32,
     uint8: torch.uint8,
     bool_: torch.bool,
 }
 _OF_TORCH = {t: d for d, t in _TORCH.items()}
+_FOREIGN = {d.numpy: d for d in (bfloat16, float8_e4m3fn, float8_e5m2)}
+"""NumPy has these from ml_dtypes, and torch does not know those: they pass as integers of the same size."""
 
 
-def torch_dtype(like: DType) -> torch.dtype:
-    """torch's name for an element type."""
-    return _TORCH[like]
+def kernel_dtype(like: DType) -> torch.dtype:
+    """The element type of the tensors that kernels take: 8-bit floats arrive as their bytes."""
+    return torch.uint8 if like.is_storage else _TORCH[like]
 
 
 def rounded(nbytes: int) -> int:
@@ -167,11 +173,18 @@ class Buffer:
         """The dense array of `type` that starts `offset` bytes into this buffer."""
         return Place(self, offset, type)
 
+    def fill(self, byte: int) -> None:
+        """Set every byte: 255 makes every float a NaN. For measurements; programs never need it."""
+        self._bytes.fill_(byte)
+
 
 class Place:
-    """One dense array inside a Buffer. The view is made once; using it costs no look-up."""
+    """One dense array inside a Buffer. The view is made once; using it costs no look-up.
 
-    __slots__ = ("array", "buffer", "offset", "tensor", "type")
+    tensor: the array; argument: the same memory as kernels take it (see kernel_dtype).
+    """
+
+    __slots__ = ("argument", "array", "buffer", "offset", "tensor", "type")
 
     def __init__(self, buffer: Buffer, offset: int, type: TensorType) -> None:
         self.buffer = buffer
@@ -188,6 +201,7 @@ class Place:
         else:
             self.array = None
             self.tensor = buffer._bytes[offset:end].view(_TORCH[type.dtype]).view(type.shape)
+        self.argument = self.tensor.view(torch.uint8) if type.dtype.is_storage else self.tensor
 
     @property
     def address(self) -> int:
@@ -231,6 +245,41 @@ class Place:
         return result
 
 
+def fill_normal(place: Place, seed: int, magnitudes: bool = False) -> None:
+    """Deterministic standard normal numbers, or their magnitudes, into a place of floats. For measurements."""
+    source = torch.Generator(place.tensor.device).manual_seed(seed)
+    place.tensor.normal_(generator=source)
+    if magnitudes:
+        place.tensor.abs_()
+
+
+def fill_constant(place: Place, number: int) -> None:
+    """One number into every element of a place of integers or bools. For measurements."""
+    place.tensor.fill_(number)
+
+
+def all_finite(place: Place) -> bool:
+    """True if no element is NaN or infinite. For measurements."""
+    return bool(torch.isfinite(place.tensor).all())
+
+
+def relative_error(actual: Place, expected: Place) -> float:
+    """Relative RMS error between two places of one type, on their own device; 0 if they are equal. For measurements.
+
+    Infinite if NaN or infinities stand in different places, or if integers differ anywhere.
+    """
+    wrong, total = 0.0, 0.0
+    for a, e in zip(actual.tensor.reshape(-1).split(1 << 26), expected.tensor.reshape(-1).split(1 << 26), strict=True):
+        finite = torch.isfinite(e)
+        same = torch.where(finite, torch.isfinite(a), (a == e) | (torch.isnan(a) & torch.isnan(e)))
+        if not bool(same.all()) or not (a.dtype.is_floating_point or torch.equal(a, e)):
+            return float("inf")
+        a, e = (torch.where(finite, x, 0).double() for x in (a, e))
+        wrong += float((a - e).square().sum())
+        total += float(e.square().sum())
+    return (wrong / total) ** 0.5 if total else 0.0 if not wrong else float("inf")
+
+
 class Slab:
     """Several dense arrays in one Buffer, each at a multiple of 512 bytes, in order."""
 
@@ -254,21 +303,23 @@ def slab_bytes(types: list[TensorType]) -> int:
 
 
 def as_tensor(array: Array) -> Tensor:
-    """A CPU tensor that shares a writable NumPy array's memory, bfloat16 included."""
-    if array.dtype == bfloat16.numpy:
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    """A CPU tensor that shares a writable NumPy array's memory, bfloat16 and 8-bit floats included."""
+    foreign = _FOREIGN.get(array.dtype)
+    if foreign is not None:
+        return torch.from_numpy(array.view(f"u{foreign.itemsize}")).view(_TORCH[foreign])
     return torch.from_numpy(array)
 
 
 def as_array(source: Source) -> Array:
-    """An accepted array as NumPy: without a copy on the CPU, bfloat16 through ml_dtypes."""
+    """An accepted array as NumPy: without a copy on the CPU, bfloat16 and 8-bit floats through ml_dtypes."""
     if isinstance(source, np.ndarray):
         return source
     if source.device.type != "cpu":
         host = torch.empty(source.shape, dtype=source.dtype)
         source = host.copy_(source)
-    if source.dtype == torch.bfloat16:
-        return source.view(torch.uint16).numpy().view(bfloat16.numpy)
+    found = _OF_TORCH.get(source.dtype)
+    if found is not None and found.numpy in _FOREIGN:
+        return source.view(torch.uint8 if found.is_storage else torch.uint16).numpy().view(found.numpy)
     return source.numpy()
 
 
@@ -295,8 +346,8 @@ def accept(
     message = f"{label} expects {want}, got {got}"
     if not right:
         how = f".to(torch.{want.dtype})" if isinstance(source, Tensor) else f".astype({want.dtype.name!r})"
-        if want.dtype is bfloat16 and not isinstance(source, Tensor):
-            how = ".astype(ml_dtypes.bfloat16)"
+        if want.dtype.numpy in _FOREIGN and not isinstance(source, Tensor):
+            how = f".astype(ml_dtypes.{want.dtype})"
         message += f"; dtypes are not converted silently: pass array{how}"
     raise error(message)
 
@@ -335,7 +386,7 @@ def _converted(numbers: Any, want: TensorType, label: str, error: type[FlameErro
         raise error(f"{label} expects {want}, got lists of unequal lengths") from cause
     rank = {"b": 0, "i": 1, "u": 1, "f": 2}
     needed = rank[want.dtype.kind]
-    have = rank.get("f" if plain.dtype == bfloat16.numpy else plain.dtype.kind, 3) if plain.size else 0
+    have = rank.get("f" if plain.dtype in _FOREIGN else plain.dtype.kind, 3) if plain.size else 0
     if have > needed:
         raise error(f"{label} expects {want}, got numbers of type {plain.dtype}, which {want.dtype} does not hold")
     if needed == have == 1 and plain.size:
@@ -343,7 +394,7 @@ def _converted(numbers: Any, want: TensorType, label: str, error: type[FlameErro
         low, high = int(plain.min()), int(plain.max())
         if low < limits.min or high > limits.max:
             raise error(f"{label} expects {want}, but {low if low < limits.min else high} is out of its range")
-    return plain.astype(want.dtype.numpy)
+    return want.dtype.convert(plain)
 
 
 # --- devices, streams, CUDA graphs ---
@@ -375,12 +426,13 @@ def _host_memory() -> MemoryInfo:
 
 @dataclass(frozen=True)
 class Properties:
-    """A CUDA device: name, compute capability, streaming multiprocessors, shared memory one block may opt in to."""
+    """A CUDA device: name, compute capability, streaming multiprocessors, shared memory one block may opt in to, L2."""
 
     name: str
     capability: tuple[int, int]
     processors: int
     shared_bytes: int
+    cache_bytes: int
 
 
 def device_count() -> int:
@@ -399,6 +451,7 @@ def properties(memory: str) -> Properties:
         (found.major, found.minor),
         found.multi_processor_count,
         found.shared_memory_per_block_optin,
+        found.L2_cache_size,
     )
 
 

@@ -17,7 +17,20 @@ import safetensors
 
 from ..codegen.atomic import atomic_file
 from ..errors import DTypeError, StateError
-from ..types import DType, TensorType, bfloat16, bool_, float16, float32, float64, int32, int64, uint8
+from ..types import (
+    DType,
+    TensorType,
+    bfloat16,
+    bool_,
+    float8_e4m3fn,
+    float8_e5m2,
+    float16,
+    float32,
+    float64,
+    int32,
+    int64,
+    uint8,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -26,6 +39,8 @@ _CODES: dict[DType, str] = {
     float32: "F32",
     bfloat16: "BF16",
     float16: "F16",
+    float8_e4m3fn: "F8_E4M3",
+    float8_e5m2: "F8_E5M2",
     int64: "I64",
     int32: "I32",
     uint8: "U8",

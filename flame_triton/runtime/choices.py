@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from ..graph.plan import Launch
 from ..ir.node import Node
 
 Config = Any  # a frozen dataclass of the family's own, with numbers, flags and text as fields
@@ -44,6 +45,7 @@ class Decision:
 
     node: for which; problem: what for; candidates: every configuration worth measuring, the heuristic's among them;
     chosen: the one taken; source: "heuristic", or where the choice came from ("tuned", "shipped", ...).
+    first: how many launches there were before it. A family decides right before it emits what the decision is for.
     """
 
     node: Node
@@ -51,6 +53,7 @@ class Decision:
     candidates: Callable[[], Sequence[Config]]
     chosen: Config
     source: str
+    first: int = 0
 
 
 class Choices(Protocol):
@@ -60,5 +63,12 @@ class Choices(Protocol):
         """The best of `candidates` for the problem and where that is known from, or None if nothing is known.
 
         A stored configuration that is no candidate any more counts as unknown.
+        """
+        ...
+
+    def confirm(self, decision: Decision, launches: Sequence[Launch]) -> bool:
+        """True if what `find` knew was measured with the very kernels of these launches.
+
+        If not, it is forgotten, so that a lowering made anew decides without it.
         """
         ...

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentError, DeviceError, GraphError
+from ..graph.plan import Launch
 from ..ir.graph import Graph
 from ..ir.node import Value
 from ..types import dtype as as_dtype
 from ..types import float64
+from . import buffers
 from .buffers import Place
 from .device import Device, target
 from .device import device as as_device
@@ -63,6 +65,11 @@ def compile(
     return Program(executor, graph.inputs, isinstance(outputs, Value), states, chosen, wide)
 
 
+def planned(outputs: Sequence[Value], updates: Mapping[Value, Value], device: Device) -> Sequence[Launch]:
+    """The launches of a program of these outputs and updates: what can be compiled before there is memory for it."""
+    return _executor(Graph((), tuple(outputs)), updates, {}, State([], device=device), device, False, True).launches
+
+
 def _executor(
     graph: Graph,
     updates: Mapping[Value, Value],
@@ -76,8 +83,13 @@ def _executor(
         return ReferenceExecutor(graph, updates, places, wide)
     from .execute import KernelExecutor  # here, so that the reference device needs no triton
     from .lower import lower
+    from .tables import tables
 
-    schedule = lower(graph, dict(updates), target(device))
+    if device.kind == "cuda":
+        with tables(buffers.properties(device.memory).name) as choices:
+            schedule = lower(graph, dict(updates), target(device), choices)
+    else:
+        schedule = lower(graph, dict(updates), target(device))
     return KernelExecutor(schedule, graph, places, state.arena, device, capture)
 
 

@@ -160,7 +160,7 @@ def descriptor(argument: Descriptor, base: Any) -> Any:
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    layout = gl.NVMMASharedLayout.get_default_for(list(argument.block), getattr(gl, argument.operand.dtype.name))
+    layout: Any = gl.NVMMASharedLayout.get_default_for(list(argument.block), getattr(gl, argument.operand.dtype.name))
     return TensorDescriptor(base, list(argument.shape), list(argument.strides), list(argument.block), layout)
 
 

@@ -23,6 +23,8 @@ _TYPES = {
     "float32": "*fp32",
     "bfloat16": "*bf16",
     "float16": "*fp16",
+    "float8_e4m3fn": "*u8",  # older GPUs have no pointers to it: kernels take the bytes and convert them
+    "float8_e5m2": "*u8",
     "int64": "*i64",
     "int32": "*i32",
     "uint8": "*u8",
@@ -83,7 +85,7 @@ def arguments(
 
 
 def _tensor(memory: Any) -> Any:
-    return memory.tensor if isinstance(memory, Place) else memory
+    return memory.argument if isinstance(memory, Place) else memory
 
 
 def _constant(value: Any) -> Any:

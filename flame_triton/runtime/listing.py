@@ -23,6 +23,7 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
             launch.label or launch.kernel.name,
             launch.kernel.name,
             "x".join(map(str, launch.grid)),
+            launch.choice or "-",
             ", ".join(map(str, launch.node.types)),
             _in_place(launch),
             f"{_moved(launch):,} B",
@@ -30,7 +31,8 @@ def of_launches(launches: Sequence[Launch], distinct: int, memory: Sequence[tupl
         )
         for i, launch in enumerate(launches)
     ]
-    return "\n".join(lines + _table(("", "label", "kernel", "grid", "type", "in place", "moved", "line"), rows))
+    head = ("", "label", "kernel", "grid", "config", "type", "in place", "moved", "line")
+    return "\n".join(lines + table(head, rows))
 
 
 def of_graph(graph: Graph, nodes: Sequence[Node], peak: int) -> str:
@@ -42,7 +44,7 @@ def of_graph(graph: Graph, nodes: Sequence[Node], peak: int) -> str:
         f"peak {peak:,} B",
         "",
     ]
-    return "\n".join(lines + _table(("", "op", "type", "line"), rows))
+    return "\n".join(lines + table(("", "op", "type", "line"), rows))
 
 
 def _memory_line(memory: Sequence[tuple[str, int]]) -> str:
@@ -67,7 +69,7 @@ def _where(node: Node) -> str:
     return f"{place} (gradient of {node.origin.op.name})" if node.origin is not None else place
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows in aligned columns, numbers of the first column to the right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return [

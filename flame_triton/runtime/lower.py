@@ -38,7 +38,10 @@ def lower(graph: Graph, updates: Mapping[Value, Value], target: Target, choices:
     whole = Graph(graph.inputs, (*graph.outputs, *fresh))
     whole.check_closed()
     with without_collection():
-        lowering = Lowering(optimise(whole, target=target), target, choices)
+        optimised = optimise(whole, target=target)
+        lowering = Lowering(optimised, target, choices)
+        while choices is not None and not lowering.confirmed(choices):
+            lowering = Lowering(optimised, target, choices)
         return lowering.finish(len(graph.outputs), list(updates))
 
 
@@ -119,6 +122,7 @@ class Lowering:
                     _unique(writes),
                     node,
                     label,
+                    self.decisions[-1].source if self.decisions and self.decisions[-1].node is node else "",
                 )
             )
 
@@ -136,15 +140,29 @@ class Lowering:
     ) -> C:
         """The configuration of a kernel for `node`: a measured one if the problem is known, else the heuristic's.
 
-        facts: see choices.Problem. Interpreted kernels have nothing to choose.
+        facts: see choices.Problem. Interpreted kernels have nothing to choose, unless choices are given.
         """
-        if self.target.interpreted:
+        if self.target.interpreted and self.choices is None:
             return heuristic()
         problem = Problem.of(family, facts)
         found = None if self.choices is None else self.choices.find(problem, candidates)
         config, source = found or (heuristic(), "heuristic")
-        self.decisions.append(Decision(node, problem, candidates, config, source))
+        self.decisions.append(Decision(node, problem, candidates, config, source, len(self.launches)))
         return config
+
+    def decided(self) -> list[tuple[Decision, list[Launch]]]:
+        """Every decision with the launches that it was for."""
+        ends = [*(d.first for d in self.decisions[1:]), len(self.launches)]
+        return [
+            (d, [launch for launch in self.launches[d.first : end] if launch.node is d.node])
+            for d, end in zip(self.decisions, ends, strict=False)
+        ]
+
+    def confirmed(self, choices: Choices) -> bool:
+        """True if every measured configuration was measured with the kernel that it is used for here."""
+        measured = [(d, launches) for d, launches in self.decided() if d.source != "heuristic" and launches]
+        stale = [d for d, launches in measured if not choices.confirm(d, launches)]  # each is asked, and forgotten
+        return not stale
 
     # ---- nodes -------------------------------------------------------------------------------------------------
 
@@ -236,8 +254,9 @@ class Lowering:
     ) -> None:
         """Launch a kernel that ends in EPILOGUE(acc, b, m, n, mask, ptrs).
 
-        read, written: workspaces besides operands, extras and results. args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple holds pointers of the
-        epilogue's operands and results, the number of matrices, M, and the streams of random draws.
+        read, written: workspaces besides operands, extras and results. args: from the tuple `ptrs` to all arguments.
+        The result's shape is [..., M, N]; the tuple holds pointers of the epilogue's operands and results, the number
+        of matrices, M, and the streams of random draws.
         """
         made = generate(call.region, call.roles, call.region.inputs[0])
         results = [self.slots[v] for v in call.node.outputs]
@@ -249,9 +268,10 @@ class Lowering:
         operands = [self.slot(v) for v in call.operands]
         extras = [self.slot(v) for v in call.extras]
         index = len(self.launches)
+        full_label = label if "kernel" not in call.node.attrs else f"{label} + {made.name}"
         self.emit(
             call.node, kernel, grid, args(ptrs), {"EPILOGUE": reference(made), **constexprs}, options,
-            [*operands, *extras, *read], [*results, *written], label if "kernel" not in call.node.attrs else f"{label} + {made.name}",
+            [*operands, *extras, *read], [*results, *written], full_label,
         )  # fmt: skip
         self.in_place += [(index, results[o], extras[i]) for o, i in made.in_place if extras[i] not in operands]
 

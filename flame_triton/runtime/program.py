@@ -12,6 +12,7 @@ from . import buffers
 from .buffers import Source, Tensor
 from .device import Device
 from .finite import NonFinite
+from .profile import H200, Ceilings, Profile
 from .state import State
 
 
@@ -30,6 +31,8 @@ class Executor(Protocol):
     def run(self, sources: Sequence[Source], borrow: bool) -> list[Tensor]: ...
 
     def find_non_finite(self, sources: Sequence[Source]) -> NonFinite | None: ...
+
+    def profile(self, sources: Sequence[Source], ceilings: Ceilings) -> Profile: ...
 
     def listing(self) -> str: ...
 
@@ -95,6 +98,15 @@ class Program:
         Runs the step launch by launch, checking every float result on the host; the state is put back afterwards.
         """
         return self._executor.find_non_finite(self._accept(arrays))
+
+    def profile(self, *arrays: Any, ceilings: Ceilings | None = None) -> Profile:
+        """Time per launch of a step on these arrays, against what its memory traffic and its products would take.
+
+        ceilings: of the device, measured; default those of an H200. The state is put back afterwards. The result
+        prints as tables by kernel and by line of the user (`text`), and becomes a trace for Chrome or Perfetto
+        (`trace`). Raises DeviceError on the reference device, which has no launches.
+        """
+        return self._executor.profile(self._accept(arrays), ceilings or H200)
 
     def __repr__(self) -> str:
         types = ", ".join(str(value.type) for value in self.inputs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..errors import DeviceError
 from ..graph.evaluate import Plan, leaf_array
 from ..graph.pipeline import optimise
 from ..graph.plan import Launch
@@ -14,6 +15,7 @@ from ..ir.node import Value
 from . import listing
 from .buffers import Array, Place, Source, Tensor, as_array, as_tensor, fresh, rounded
 from .finite import CheckedPlan, NonFinite
+from .profile import Ceilings, Profile
 
 
 class ReferenceExecutor:
@@ -51,6 +53,10 @@ class ReferenceExecutor:
     def find_non_finite(self, sources: Sequence[Source]) -> NonFinite | None:
         """The first non-finite value of a step on these arrays; the state is left as it is."""
         return CheckedPlan(self._plan.graph, self._plan.wide).find(self._feeds(sources))
+
+    def profile(self, sources: Sequence[Source], ceilings: Ceilings) -> Profile:
+        """Raises DeviceError: nothing is launched here."""
+        raise DeviceError("the reference device launches no kernels; profile on 'cuda' or 'interpreter'")
 
     @property
     def peak_bytes(self) -> int:

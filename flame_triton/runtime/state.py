@@ -195,7 +195,8 @@ def _initial(name: str, value: Value, seed: int) -> Array:
             )
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.array(np.broadcast_to(0 if init is None else init, value.shape), dtype=value.dtype.numpy)
+            whole = np.broadcast_to(0 if init is None else init, value.shape)
+            return np.array(value.dtype.convert(whole) if value.dtype.is_storage else whole, dtype=value.dtype.numpy)
     except (TypeError, ValueError, OverflowError) as error:
         raise StateError(f"the initial value of {name!r} is no {value.type}: {error}", loc=value.node.loc) from error
 

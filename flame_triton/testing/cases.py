@@ -101,9 +101,9 @@ class Case:
         floating = [v for v in outputs if v.dtype.is_float]
         if not wrt or not floating:
             return Graph(tuple(inputs), tuple(outputs)), arrays
-        seeds = [placeholder(v.shape, v.dtype) for v in floating]
+        seeds = [placeholder(v.shape, v.dtype.gradient) for v in floating]
         rng = np.random.default_rng(len(arrays))
-        arrays += [rng.standard_normal(v.shape).astype(v.dtype.numpy).astype(np.float64) for v in seeds]
+        arrays += [rng.standard_normal(v.shape).astype(v.dtype.gradient.numpy).astype(np.float64) for v in seeds]
         gradients = grad(floating, wrt, grad_output=seeds)
         return Graph((*inputs, *seeds), (*outputs, *gradients)), arrays
 

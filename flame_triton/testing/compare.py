@@ -6,10 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from ..types import DType, DTypeLike, bfloat16, float16, float32, float64
+from ..types import (
+    DType,
+    DTypeLike,
+    bfloat16,
+    float8_e4m3fn,
+    float8_e5m2,
+    float16,
+    float32,
+    float64,
+)
 from ..types import dtype as as_dtype
 
-TOLERANCE: dict[DType, float] = {float64: 1e-9, float32: 1e-5, float16: 2e-3, bfloat16: 1e-2}
+TOLERANCE: dict[DType, float] = {
+    float64: 1e-9, float32: 1e-5, float16: 2e-3, bfloat16: 1e-2, float8_e4m3fn: 1 / 16, float8_e5m2: 1 / 8,
+}  # fmt: skip
 """Relative RMS error that a result of this dtype may have against float64 on the same inputs. Never scaled by size."""
 
 

@@ -63,7 +63,7 @@ def check_grads(
     wrt = [v for v in inputs if v.dtype.is_float]
     if not outputs or not wrt:
         raise ArgumentError("fn has no floating input, or no floating output, to differentiate", op="check_grads")
-    cotangents = [placeholder(v.shape, v.dtype) for v in outputs]
+    cotangents = [placeholder(v.shape, v.dtype.gradient) for v in outputs]
     feeds = dict(zip(inputs, arrays, strict=True))
     feeds |= {c: rng.standard_normal(c.shape) for c in cotangents}
     gradients = grad(outputs, wrt, grad_output=cotangents)

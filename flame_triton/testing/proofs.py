@@ -18,7 +18,7 @@ from ..ir.graph import Graph
 from ..ir.op import Generator
 from ..ir.verify import verify
 from ..ops.leaf import constant
-from ..types import FLOATS, DType, DTypeLike, bfloat16
+from ..types import FLOATS, DType, DTypeLike
 from ..types import dtype as as_dtype
 from .cases import Case
 from .compare import TOLERANCE, assert_close
@@ -86,7 +86,7 @@ def tolerance(result: DType, computed: DType) -> float | None:
 
 def run_kernels(graph: Graph, arrays: Iterable[np.ndarray], device: str | None = None) -> list[np.ndarray]:
     """The outputs through the kernels, on arrays that are cast to the inputs' dtypes; device: default this process's
-    own, interpreter or cuda. 16-bit floats come back as float32."""
+    own, interpreter or cuda. 16-bit and 8-bit floats come back as float32."""
     from .. import config
     from ..runtime.compile import compile
 
@@ -98,7 +98,7 @@ def run_kernels(graph: Graph, arrays: Iterable[np.ndarray], device: str | None =
 
 def _as_numpy(tensor: Any, dtype: DType) -> np.ndarray:
     tensor = tensor.cpu()
-    return np.asarray(tensor.float() if dtype is bfloat16 else tensor)
+    return np.asarray(tensor.float() if dtype.is_low_precision else tensor)
 
 
 def differentiable(case: Case) -> bool:

@@ -13,7 +13,7 @@ from .draw import op_db
 PRESENT = [name for name, adapter in ADAPTERS.items() if not adapter.missing]
 DEVICE = "interpreter" if ft.config.interpreted() else "cuda"
 
-NAMES_FLOOR = 460
+NAMES_FLOOR = 466
 REFERENCE_SAMPLES = 40
 KERNEL_SAMPLES = 3
 LARGEST = 100_000

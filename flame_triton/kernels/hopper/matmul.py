@@ -1,16 +1,16 @@
 """Matrix product on Hopper: persistent, warp-specialised, with a fused epilogue.
 
-One warp loads tiles of A and B into a ring of shared memory by TMA; consumers of four warps each multiply them with wgmma.
-Two ways to share the work:
+One warp loads tiles of A and B into a ring of shared memory by TMA; consumers of four warps each multiply them with
+wgmma. Two ways to share the work:
 
     cooperative   the consumers take the rows of one tile between them: large tiles, few loads
     ping-pong     each consumer has a tile of its own: one multiplies while the other stores
 
-Tiles that do not fill the last wave can be cut along K, so that every program gets an equal part of them (stream-K): the
-parts go to a workspace in float32, and `matmul_tail.finish` adds them up in order and calls the epilogue.
+Tiles that do not fill the last wave can be cut along K, so that every program gets an equal part of them (stream-K):
+the parts go to a workspace in float32, and `matmul_tail.finish` adds them up in order and calls the epilogue.
 
-The accumulator goes to the epilogue in slices of SLICE columns, brought into a layout whose rows are contiguous, so that
-loads and stores of the epilogue are 16 bytes wide. Same contract as `portable.matmul`, which serves what TMA cannot read.
+The accumulator goes to the epilogue in slices, brought into a layout whose rows are contiguous, so that loads and
+stores of the epilogue are 16 bytes wide. Same contract as `portable.matmul`, which serves what TMA cannot read.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ def _share(tiles, depth, SPLIT: gl.constexpr):
 
 
 @gluon.jit
-def _units(whole, begin, end, depth):
+def _units(whole, begin, end, depth, SPLIT: gl.constexpr):
     """How many tiles and parts of tiles that is: a part of the cut blocks reaches into two tiles at most."""
-    return whole + (end + depth - 1) // depth - begin // depth
+    count = whole
+    if SPLIT:
+        if begin < end:
+            count += (end + depth - 1) // depth - begin // depth
+    return count
 
 
 @gluon.jit
@@ -73,7 +77,7 @@ def _load(
     tiles = batch * tiles_m * tiles_n
     whole, begin, end = _share(tiles, depth, SPLIT)
     count = 0
-    for i in range(_units(whole, begin, end, depth)):
+    for i in range(_units(whole, begin, end, depth, SPLIT)):
         tile, first, last = _unit(i, tiles, whole, begin, end, depth, SPLIT)
         matrix, tile_m, tile_n = lib.raster(tile, tiles_m, tiles_n, GROUP_M)
         m = tile_m * PARTS * ROWS
@@ -117,21 +121,34 @@ def _slices(x, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
 
 
 @gluon.jit
-def _finish(acc, matrix, m0, n0, M, N, ptrs, EPILOGUE: gl.constexpr, DTYPE: gl.constexpr, SLICE: gl.constexpr):
-    """Hand the accumulator of the tile at (m0, n0) to the epilogue in slices.
+def _finish(
+    acc, out, consumer: gl.constexpr, matrix, m0, n0, M, N, ptrs,
+    EPILOGUE: gl.constexpr, DTYPE: gl.constexpr, PANEL: gl.constexpr, SLICE: gl.constexpr,
+):  # fmt: skip
+    """Hand the accumulator of the tile at (m0, n0) to the epilogue in slices of [64, SLICE].
 
-    The product is rounded to DTYPE on the way, as the epilogue would do first: half the bytes change their layout.
+    The product is rounded to DTYPE, as the epilogue would do first, and goes through shared memory, PANEL columns at a
+    time. The slices of a panel are walked by a loop that the compiler must not unroll: the instructions of a whole tile
+    are more than the cache for them holds, and fetching them would take longer than running them.
     """
-    HEIGHT: gl.constexpr = 64
-    ACROSS: gl.constexpr = acc.shape[1] // SLICE
+    ROWS: gl.constexpr = acc.shape[0]
+    PANELS: gl.constexpr = acc.shape[1] // PANEL
+    ACROSS: gl.constexpr = PANEL // SLICE
+    COUNT: gl.constexpr = ROWS // 64 * ACROSS
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [256 // SLICE, SLICE // 8], [4, 1], [1, 0])
     b = matrix.to(gl.int64)
-    pieces = _slices(acc, HEIGHT, SLICE)
-    for i in gl.static_range(len(pieces)):
-        m = m0 + i // ACROSS * HEIGHT + gl.arange(0, HEIGHT, gl.SliceLayout(1, LAYOUT))[:, None]
-        n = n0 + i % ACROSS * SLICE + gl.arange(0, SLICE, gl.SliceLayout(0, LAYOUT))[None, :]
-        product = gl.convert_layout(pieces[i].to(DTYPE), LAYOUT).to(gl.float32)
-        EPILOGUE(product, b, m, n, (m < M) & (n < N), ptrs)
+    m = m0 + gl.arange(0, 64, gl.SliceLayout(1, LAYOUT))[:, None]
+    n = n0 + gl.arange(0, SLICE, gl.SliceLayout(0, LAYOUT))[None, :]
+    panels = _slices(acc, ROWS, PANEL)
+    for p in gl.static_range(PANELS):
+        pieces = _slices(panels[p].to(DTYPE), 64, SLICE)
+        for i in gl.static_range(COUNT):
+            out.index(consumer * COUNT + i).store(pieces[i])
+        for i in range(gl.minimum(M + COUNT, COUNT)):
+            row = m + i // ACROSS * 64
+            column = n + (p * PANEL + i % ACROSS * SLICE)
+            product = out.index(consumer * COUNT + i).load(LAYOUT).to(gl.float32)
+            EPILOGUE(product, b, row, column, (row < M) & (column < N), ptrs)
 
 
 @gluon.jit
@@ -144,15 +161,16 @@ def _store_part(acc, work_ptr, LAYOUT: gl.constexpr, ROWS: gl.constexpr, BLOCK_N
 
 @gluon.jit
 def _multiply(
-    consumer: gl.constexpr, a_ring, b_ring, full, empty, turn, M, N, K, batch, work_ptr, ptrs,
+    consumer: gl.constexpr, a_ring, b_ring, out, full, empty, turn, M, N, K, batch, work_ptr, ptrs,
     EPILOGUE: gl.constexpr, DTYPE: gl.constexpr, A_ROWS_OUTSIDE: gl.constexpr, B_ROWS_OUTSIDE: gl.constexpr,
-    PING_PONG: gl.constexpr, SPLIT: gl.constexpr, PARTS: gl.constexpr, CONSUMERS: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr,
-    BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP_M: gl.constexpr, SLICE: gl.constexpr,
+    PING_PONG: gl.constexpr, SPLIT: gl.constexpr, PARTS: gl.constexpr, CONSUMERS: gl.constexpr, ROWS: gl.constexpr,
+    BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP_M: gl.constexpr, PANEL: gl.constexpr,
+    SLICE: gl.constexpr,
 ):  # fmt: skip
     """A consumer: its rows of every unit of this program, or all rows of every CONSUMERS-th one.
 
-    With PING_PONG it may look at the ring only when the one before it has seen its last block: a barrier's phase is known
-    by its parity alone, so whoever looks too early takes an old block for a new one.
+    With PING_PONG it may look at the ring only when the one before it has seen its last block: a barrier's phase is
+    known by its parity alone, so whoever looks too early takes an old block for a new one.
     """
     PART: gl.constexpr = 0 if PING_PONG else consumer
     LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
@@ -162,7 +180,7 @@ def _multiply(
     tiles = batch * tiles_m * tiles_n
     whole, begin, end = _share(tiles, depth, SPLIT)
     count = 0
-    for i in range(_units(whole, begin, end, depth)):
+    for i in range(_units(whole, begin, end, depth, SPLIT)):
         tile, first, last = _unit(i, tiles, whole, begin, end, depth, SPLIT)
         if not PING_PONG or i % CONSUMERS == consumer:
             if PING_PONG:
@@ -194,7 +212,7 @@ def _multiply(
             else:
                 matrix, tile_m, tile_n = lib.raster(tile, tiles_m, tiles_n, GROUP_M)
                 m = (tile_m * PARTS + PART) * ROWS
-                _finish(acc, matrix, m, tile_n * BLOCK_N, M, N, ptrs, EPILOGUE, DTYPE, SLICE)
+                _finish(acc, out, consumer, matrix, m, tile_n * BLOCK_N, M, N, ptrs, EPILOGUE, DTYPE, PANEL, SLICE)
         else:
             count += last - first
 
@@ -204,26 +222,29 @@ def matmul(
     a_desc, b_desc, work_ptr, ptrs, M, N, K, batch,
     EPILOGUE: gl.constexpr, DTYPE: gl.constexpr, A_ROWS_OUTSIDE: gl.constexpr, B_ROWS_OUTSIDE: gl.constexpr,
     PING_PONG: gl.constexpr, SPLIT: gl.constexpr, CONSUMERS: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr,
-    BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP_M: gl.constexpr, SLICE: gl.constexpr,
+    BLOCK_K: gl.constexpr, STAGES: gl.constexpr, GROUP_M: gl.constexpr, PANEL: gl.constexpr, SLICE: gl.constexpr,
     PRODUCER_REGISTERS: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """acc = A[b] @ B[b] for every b in [0, batch), handed to EPILOGUE as `portable.matmul` does; float32 sums.
 
     a_desc: TMA descriptor of A [batch, M, K], in blocks [1, ROWS, BLOCK_K]; if not A_ROWS_OUTSIDE, of its transpose
     [batch, K, M], in blocks [1, BLOCK_K, ROWS]. b_desc: of B [batch, K, N] in blocks [1, BLOCK_K, BLOCK_N]; if not
-    B_ROWS_OUTSIDE, of its transpose in blocks [1, BLOCK_N, BLOCK_K]. bfloat16 or float16. Elements outside are read as 0
-    and never stored, so all sizes >= 1 will do. DTYPE: of the product; the epilogue gets it in float32.
+    B_ROWS_OUTSIDE, of its transpose in blocks [1, BLOCK_N, BLOCK_K]. bfloat16 or float16. Elements outside are read as
+    0 and never stored, so all sizes >= 1 will do. DTYPE: of the product; the epilogue gets it in float32.
 
     A tile has ROWS x BLOCK_N elements with PING_PONG (two consumers), CONSUMERS (two or three) times the rows without.
-    EPILOGUE sees [64, SLICE] elements at a time. Launch at most as many programs as the device has multiprocessors, with
-    num_warps=4.
+    EPILOGUE sees [64, SLICE] elements at a time, of panels of PANEL columns. Launch at most as many programs as the
+    device has multiprocessors, with num_warps=4.
 
-    SPLIT: the tiles % programs last tiles are cut along K. work_ptr, float32 [2 * programs, tile rows, BLOCK_N], receives
-    their parts, and `matmul_tail.finish` must follow. Without SPLIT work_ptr is not read.
+    SPLIT: the tiles % programs last tiles are cut along K. work_ptr, float32 [2 * programs, tile rows, BLOCK_N],
+    receives their parts, and `matmul_tail.finish` must follow. Without SPLIT work_ptr is not read.
     """
     PARTS: gl.constexpr = 1 if PING_PONG else CONSUMERS
     a_ring = gl.allocate_shared_memory(a_desc.dtype, [STAGES * PARTS] + a_desc.block_type.shape, a_desc.layout)
     b_ring = gl.allocate_shared_memory(b_desc.dtype, [STAGES] + b_desc.block_type.shape, b_desc.layout)
+    SLICES: gl.constexpr = ROWS // 64 * (PANEL // SLICE)
+    SLICE_LAYOUT: gl.constexpr = gl.NVMMASharedLayout.get_default_for([64, SLICE], DTYPE)
+    out = gl.allocate_shared_memory(DTYPE, [CONSUMERS * SLICES, 64, SLICE], SLICE_LAYOUT)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     turn = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
@@ -232,23 +253,24 @@ def matmul(
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(empty.index(i), count=PARTS)
+    # fmt: off
     if CONSUMERS == 2:
         gl.warp_specialize(
             [
                 (_multiply, (
-                    0, a_ring, b_ring, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
+                    0, a_ring, b_ring, out, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
                     A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, PING_PONG, SPLIT, PARTS, CONSUMERS, ROWS, BLOCK_N, BLOCK_K, STAGES,
-                    GROUP_M, SLICE,
-                )),  # fmt: skip
+                    GROUP_M, PANEL, SLICE,
+                )),
                 (_multiply, (
-                    1, a_ring, b_ring, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
+                    1, a_ring, b_ring, out, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
                     A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, PING_PONG, SPLIT, PARTS, CONSUMERS, ROWS, BLOCK_N, BLOCK_K, STAGES,
-                    GROUP_M, SLICE,
-                )),  # fmt: skip
+                    GROUP_M, PANEL, SLICE,
+                )),
                 (_load, (
                     a_desc, b_desc, a_ring, b_ring, full, empty, M, N, K, batch, A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, SPLIT,
                     PARTS, ROWS, BLOCK_N, BLOCK_K, STAGES, GROUP_M,
-                )),  # fmt: skip
+                )),
             ],
             [4, 1],
             [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
@@ -257,25 +279,26 @@ def matmul(
         gl.warp_specialize(
             [
                 (_multiply, (
-                    0, a_ring, b_ring, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
+                    0, a_ring, b_ring, out, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
                     A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, PING_PONG, SPLIT, PARTS, CONSUMERS, ROWS, BLOCK_N, BLOCK_K, STAGES,
-                    GROUP_M, SLICE,
-                )),  # fmt: skip
+                    GROUP_M, PANEL, SLICE,
+                )),
                 (_multiply, (
-                    1, a_ring, b_ring, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
+                    1, a_ring, b_ring, out, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
                     A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, PING_PONG, SPLIT, PARTS, CONSUMERS, ROWS, BLOCK_N, BLOCK_K, STAGES,
-                    GROUP_M, SLICE,
-                )),  # fmt: skip
+                    GROUP_M, PANEL, SLICE,
+                )),
                 (_multiply, (
-                    2, a_ring, b_ring, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
+                    2, a_ring, b_ring, out, full, empty, turn, M, N, K, batch, work_ptr, ptrs, EPILOGUE, DTYPE,
                     A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, PING_PONG, SPLIT, PARTS, CONSUMERS, ROWS, BLOCK_N, BLOCK_K, STAGES,
-                    GROUP_M, SLICE,
-                )),  # fmt: skip
+                    GROUP_M, PANEL, SLICE,
+                )),
                 (_load, (
                     a_desc, b_desc, a_ring, b_ring, full, empty, M, N, K, batch, A_ROWS_OUTSIDE, B_ROWS_OUTSIDE, SPLIT,
                     PARTS, ROWS, BLOCK_N, BLOCK_K, STAGES, GROUP_M,
-                )),  # fmt: skip
+                )),
             ],
             [4, 4, 1],
             [CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS],
         )
+    # fmt: on

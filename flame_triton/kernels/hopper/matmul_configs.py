@@ -19,6 +19,7 @@ class HopperConfig:
     BLOCK_K: int
     STAGES: int
     GROUP_M: int
+    PANEL: int
     SLICE: int
     PING_PONG: bool
     SPLIT: bool
@@ -63,31 +64,37 @@ def _cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def shared_bytes(config: HopperConfig) -> int:
-    """Shared memory of one program: the ring, and what brings a slice into another layout (per consumer)."""
+def shared_bytes(config: HopperConfig, out_size: int = 2) -> int:
+    """Shared memory of one program: the ring, and a panel of each consumer's tile on its way out.
+
+    out_size: bytes of an element of the product.
+    """
     ring = config.STAGES * (config.tile_rows + config.BLOCK_N) * config.BLOCK_K * 2
-    return ring + config.CONSUMERS * config.SLICE * 128 + 1024
+    return ring + config.CONSUMERS * config.ROWS * config.PANEL * out_size + 1024
 
 
-def configs(problem: Problem, processors: int = 132) -> list[HopperConfig]:
-    """The configurations worth timing for 16-bit operands that TMA can read; each fits the shared memory."""
+def configs(problem: Problem, processors: int = 132, out_size: int = 2) -> list[HopperConfig]:
+    """The configurations worth timing for 16-bit operands that TMA can read; each fits the shared memory.
+
+    out_size: bytes of an element of the product.
+    """
     found = []
     for rows, block_n, consumers, ping_pong in _TILES:
-        if block_n > 64 and block_n >= 2 * problem.N or rows > 64 and rows >= 2 * problem.M:
+        if (block_n > 64 and block_n >= 2 * problem.N) or (rows > 64 and rows >= 2 * problem.M):
             continue
-        for slice_n in (64, 32):
-            shape = HopperConfig(rows, block_n, 64, 1, 1, slice_n, ping_pong, False, consumers)
-            deep = next(s for s in range(8, 0, -1) if shared_bytes(replace(shape, STAGES=s)) <= SHARED_LIMIT)
-            for group in _groups(problem, shape, processors):
-                for split in (False, True):
-                    config = replace(shape, STAGES=deep, GROUP_M=group, SPLIT=split)
-                    if not split or _worth_splitting(config, problem, processors):
-                        found.append(config)
+        panel = min(block_n, 8192 // rows)
+        shape = HopperConfig(rows, block_n, 64, 1, 1, panel, 32, ping_pong, False, consumers)
+        deep = next(s for s in range(8, 0, -1) if shared_bytes(replace(shape, STAGES=s), out_size) <= SHARED_LIMIT)
+        for group in _groups(problem, shape, processors):
+            for split in (False, True):
+                config = replace(shape, STAGES=deep, GROUP_M=group, SPLIT=split)
+                if not split or _worth_splitting(config, problem, processors):
+                    found.append(config)
     return found
 
 
 def _groups(problem: Problem, shape: HopperConfig, processors: int) -> list[int]:
-    """Row tiles walked together: so that a wave of tiles is nearly a square, or whole rows of tiles if those are short."""
+    """Row tiles walked together: a wave of tiles is nearly a square, or has whole rows of tiles if those are short."""
     tiles_m, tiles_n = _cdiv(problem.M, shape.tile_rows), _cdiv(problem.N, shape.BLOCK_N)
     if min(tiles_m, tiles_n) == 1:
         return [1]
@@ -98,31 +105,32 @@ def _groups(problem: Problem, shape: HopperConfig, processors: int) -> list[int]
 def _worth_splitting(config: HopperConfig, problem: Problem, processors: int) -> bool:
     """True if the last wave is not nearly full and K is long enough to be cut."""
     cut = config.cut(problem, processors)
-    if not cut or config.depth(problem) < 8:
-        return False
-    return cut * 10 < 9 * processors
+    return 0 < cut * 10 < 9 * processors and config.depth(problem) >= 8
 
 
 def estimate_cycles(config: HopperConfig, problem: Problem, processors: int = 132) -> float:
-    """A rough cost in clock cycles: waves of tiles, each bound by wgmma or by its loads, and what they store."""
+    """A rough cost in clock cycles: waves of tiles, each bound by wgmma or by its loads, and what they store.
+
+    Fitted to an H200 (docs/measurements.md). Ping-pong hides the stores behind the other consumer's products.
+    """
     area = config.tile_rows * config.BLOCK_N
-    multiply = config.BLOCK_K * area / 2048 / (0.93 if config.BLOCK_N >= 128 else 0.8)
-    load = (config.tile_rows + config.BLOCK_N) * config.BLOCK_K * 2 / 56
+    multiply = config.BLOCK_K * area / 2048 / {256: 0.95, 128: 0.93}.get(config.BLOCK_N, 0.8)
+    load = (config.tile_rows + config.BLOCK_N) * config.BLOCK_K * 2 / 72
     block = max(multiply, load)
     store = 600 + area / 20
-    tile = config.depth(problem) * block + (0.25 * store if config.PING_PONG else store)
     tiles, programs = config.tiles(problem), config.programs(problem, processors)
-    tail = 0.0
-    if cut := config.cut(problem, processors):
-        # the parts' way through memory, and a second launch
-        tail = cut / programs * config.depth(problem) * block + 4000 + min(programs, 2 * cut) * area * 8 / 2000
-        waves = tiles // programs
-    else:
-        waves = _cdiv(tiles, programs)
-    pair = 2 if config.PING_PONG and tiles <= programs else 1  # one consumer of two has nothing to do
-    return waves * tile * (1.15 if pair == 2 else 1.0) + tail + 2000
+    depth = config.depth(problem)
+    alone = config.PING_PONG and tiles <= programs  # one consumer of two has nothing to do
+    tile = depth * block * (1.15 if alone else 1.0) + (0 if config.PING_PONG and not alone else store)
+    cut = config.cut(problem, processors)
+    if not cut:
+        return _cdiv(tiles, programs) * tile + store + 2000
+    parts = 9000 + min(programs, 2 * cut) * area * 8 / 2400  # through memory, and a second launch
+    return tiles // programs * tile + cut / programs * depth * block + parts + store + 2000
 
 
-def heuristic(problem: Problem, processors: int = 132) -> HopperConfig:
+def heuristic(problem: Problem, processors: int = 132, out_size: int = 2) -> HopperConfig:
     """The configuration to use when nothing has been measured."""
-    return min(configs(problem, processors), key=lambda c: math.floor(estimate_cycles(c, problem, processors)))
+    return min(
+        configs(problem, processors, out_size), key=lambda c: math.floor(estimate_cycles(c, problem, processors))
+    )

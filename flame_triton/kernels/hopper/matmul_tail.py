@@ -12,12 +12,13 @@ from ..portable import library as lib
 def finish(
     work_ptr, ptrs, M, N, programs, batch,
     EPILOGUE: tl.constexpr, TILE_M: tl.constexpr, TILE_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    DEPTH: tl.constexpr, GROUP_M: tl.constexpr,
+    DEPTH: tl.constexpr, PARTS: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     """Adds the parts of each cut tile in the order of K and hands the sums to EPILOGUE, BLOCK_M x BLOCK_N at a time.
 
-    work_ptr, programs: of the `matmul` launch, whose tiles had TILE_M x TILE_N elements and DEPTH blocks of K. Launch
-    [cut tiles, TILE_M // BLOCK_M, TILE_N // BLOCK_N] programs, cut tiles = tiles % programs.
+    work_ptr, programs: of the `matmul` launch, whose tiles had TILE_M x TILE_N elements and DEPTH blocks of K.
+    PARTS: at least the programs that share a tile, plus 2. Launch [cut tiles, TILE_M // BLOCK_M, TILE_N // BLOCK_N]
+    programs, cut tiles = tiles % programs.
     """
     tiles_m = tl.cdiv(M, TILE_M)
     tiles_n = tl.cdiv(N, TILE_N)
@@ -28,14 +29,16 @@ def finish(
     column = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     p_part = work_ptr + row * TILE_N + column
     acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-    # Program i had the blocks [blocks * i // programs, blocks * (i + 1) // programs): those that reach into this tile.
-    last = tl.minimum((tile + 1) * programs // cut + 1, programs)
-    for i in range(tl.maximum(tile * programs // cut - 1, 0), last):
+    # Program i had the blocks [blocks * i // programs, blocks * (i + 1) // programs). Its part of this tile is loaded
+    # if it had one; without branches, so that all parts are on their way together.
+    first = tl.maximum(tile * programs // cut - 1, 0)
+    for j in tl.static_range(PARTS):
+        i = first + j
         begin = blocks * i // programs
         end = blocks * (i + 1) // programs
-        if (begin < (tile + 1) * DEPTH) & (end > tile * DEPTH) & (begin < end):
-            slot = 2 * i + tile - begin // DEPTH
-            acc += tl.load(p_part + slot.to(tl.int64) * (TILE_M * TILE_N))
+        there = (i < programs) & (begin < end) & (begin < (tile + 1) * DEPTH) & (end > tile * DEPTH)
+        slot = tl.where(there, 2 * i + tile - begin // DEPTH, 0)
+        acc += tl.load(p_part + slot.to(tl.int64) * (TILE_M * TILE_N), mask=there, other=0.0)
     place = batch * tiles_m * tiles_n - cut + tile
     matrix, tile_m, tile_n = lib.raster(place, tiles_m, tiles_n, GROUP_M)
     m = tile_m * TILE_M + row

@@ -105,6 +105,43 @@ def _compiled(problem: Problem, kernel: str, arch: int) -> Config:
     return Config(1, block_m, min(block_n, max(16, _power_of_two(problem.S))), warps, stages)
 
 
+_SHARED_LIMIT = {80: 166912, 90: 232448}
+_CELLS = {2: (2048, 16384), 4: (256, 4096), 8: (256, 1024)}  # fewest and most scores of a block, by bytes an element
+
+
+def shared_bytes(problem: Problem, config: Config, kernel: str) -> int:
+    """Roughly the shared memory of one program: what it keeps, and what each stage of its loop loads."""
+    q, k = config.BLOCK_M, config.BLOCK_N
+    width = (problem.block_e + problem.block_v) * _ITEMSIZE[problem.dtype]  # of a row of q and o, or of k and v
+    kept, loaded = (k, q) if kernel == "keys" else (q, k)
+    if kernel == "forward":
+        return q * problem.block_e * _ITEMSIZE[problem.dtype] + k * width * config.num_stages
+    return kept * width + loaded * width * config.num_stages + q * k * _ITEMSIZE[problem.dtype]
+
+
+def candidates(problem: Problem, kernel: str, arch: int = 90) -> list[Config]:
+    """The configurations of a kernel worth timing, the heuristic's first; what spills is found by compiling."""
+    start = _compiled(problem, kernel, arch)
+    limit = _SHARED_LIMIT[90 if arch >= 90 else 80]
+    half = _ITEMSIZE[problem.dtype] == 2
+    fewest, most = _CELLS[_ITEMSIZE[problem.dtype]]
+    tiles = [
+        (m, n)
+        for m in ((64, 128) if half and kernel == "forward" else (32, 64, 128) if half else (16, 32, 64))
+        for n in ((32, 64, 128) if half else (16, 32, 64))
+        if fewest <= m * n <= most and m <= max(16, _power_of_two(problem.L)) and n <= max(16, _power_of_two(problem.S))
+    ]
+    every = [
+        Config(1, m, n, warps, stages)
+        for m, n in tiles
+        for warps in ((4,) if m * n < 4096 else (4, 8))
+        for stages in ((1,) if kernel == "bias" else (2, 3) if half else (1, 2))
+    ]
+    wide = max(problem.block_e, problem.block_v) > 128  # registers end before tiles do
+    fitting = [c for c in every if shared_bytes(problem, c, kernel) <= limit and not (wide and c.num_warps < 8)]
+    return list(dict.fromkeys([start, *fitting]))[:24]
+
+
 # --- interpreted ---
 
 

@@ -10,6 +10,7 @@ from . import matmul_configs
 _INTERPRETER_BLOCK = 1 << 20  # elements, Triton's own limit
 _FLAT_BELOW = 16  # channels; fewer would leave most of an inner block empty
 _LARGEST_TILE = 128 * 128  # a larger one leaves no registers for the addresses of its rows
+_MOST = 24  # candidates of one problem
 _LARGEST_FLAT_TILE = 64 * 64  # and a flat one has an address for every element
 
 
@@ -105,19 +106,40 @@ def heuristic(problem: Problem, interpreted: bool, arch: int = 90) -> Config:
     if interpreted:
         return _interpreted(problem)
     product = problem.product()
+    best = min(_tiles(problem, arch), key=lambda c: math.floor(matmul_configs.estimate_cycles(c, product, arch)))
+    return _adapted(problem, best, best.BLOCK_K)
+
+
+def candidates(problem: Problem, arch: int = 90) -> list[Config]:
+    """The configurations worth timing, the heuristic's first; the rest in the order of their estimates."""
+    product = problem.product()
+    tiles = sorted(_tiles(problem, arch), key=lambda c: math.floor(matmul_configs.estimate_cycles(c, product, arch)))
+    found = [heuristic(problem, False, arch)]
+    for tile in tiles:
+        found += [_adapted(problem, tile, k) for k in (tile.BLOCK_K, 32) if k <= tile.BLOCK_K]
+    return list(dict.fromkeys(found))[:_MOST]
+
+
+def _tiles(problem: Problem, arch: int) -> list[matmul_configs.Config]:
+    """The matmul's tiles that leave registers for the addresses."""
     flat = problem.channels < _FLAT_BELOW
     largest = _LARGEST_FLAT_TILE if flat else _LARGEST_TILE
-    found = [c for c in matmul_configs.configs(product, arch) if c.BLOCK_M * c.BLOCK_N <= largest]
+    found = [c for c in matmul_configs.configs(problem.product(), arch) if c.BLOCK_M * c.BLOCK_N <= largest]
     if problem.columns < 16 and not flat:  # ptxas serialises wgmma around the masks of a tile that is mostly padding
         found = [c for c in found if c.BLOCK_M < 64]
     if problem.kind == "wgrad" and not flat:
         widest = max(16, _power_of_two(problem.columns))
         found = [c for c in found if c.BLOCK_N <= widest]
-    best = min(found, key=lambda c: math.floor(matmul_configs.estimate_cycles(c, product, arch)))
-    block_k, warps = _inner_block(problem, best.BLOCK_K, flat), best.num_warps
+    return found
+
+
+def _adapted(problem: Problem, tile: matmul_configs.Config, most: int) -> Config:
+    """A matmul's tile for a convolution. most: elements of an inner block."""
+    flat = problem.channels < _FLAT_BELOW
+    block_k, warps = _inner_block(problem, most, flat), tile.num_warps
     if flat:  # enough threads for 16 addresses each
-        warps = max(warps, (best.BLOCK_N if problem.kind == "wgrad" else best.BLOCK_M) * block_k // 512)
-    return Config(best.BLOCK_M, best.BLOCK_N, block_k, best.GROUP_M, warps, best.num_stages, flat)
+        warps = max(warps, (tile.BLOCK_N if problem.kind == "wgrad" else tile.BLOCK_M) * block_k // 512)
+    return Config(tile.BLOCK_M, tile.BLOCK_N, block_k, tile.GROUP_M, warps, tile.num_stages, flat)
 
 
 def _inner_block(problem: Problem, most: int, flat: bool) -> int:
@@ -149,3 +171,13 @@ def direct_heuristic(rows: int, channels: int, interpreted: bool) -> DirectConfi
         return DirectConfig(min(_power_of_two(rows), _INTERPRETER_BLOCK // 16 // block_n), block_n, 1)
     block_n = min(_power_of_two(channels), 64)
     return DirectConfig(max(1, min(_power_of_two(rows), 2048 // block_n)), block_n, 4)
+
+
+def direct_candidates(rows: int, channels: int) -> list[DirectConfig]:
+    """The configurations of the depthwise kernels worth timing, the heuristic's first."""
+    found = [direct_heuristic(rows, channels, False)]
+    for block_n in (32, 64, 128):
+        for elements, warps in ((1024, 2), (1024, 4), (2048, 4), (4096, 4), (4096, 8)):
+            m, n = elements // block_n, min(_power_of_two(channels), block_n)
+            found.append(DirectConfig(max(1, min(_power_of_two(rows), m)), n, warps))
+    return list(dict.fromkeys(found))

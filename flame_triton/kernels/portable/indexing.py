@@ -16,9 +16,9 @@ from . import library as lib
 @triton.jit
 def gather_rows(
     table_ptr, index_ptr, out_ptr, n_index, n_rows, width, stride_table, stride_out,
-    BLOCK_I: tl.constexpr, BLOCK_W: tl.constexpr,
+    BLOCK_I: tl.constexpr, BLOCK_W: tl.constexpr, MISSING: tl.constexpr = 0,
 ):  # fmt: skip
-    """out[i, :] = table[index[i], :]; out of range: a row of NaN, or of zeros if the elements are integers.
+    """out[i, :] = table[index[i], :]; out of range: a row of NaN, or of MISSING if the elements are integers.
 
     table: [n_rows, width], row stride stride_table; index: [n_index]; out: [n_index, width], row stride stride_out, in
     the dtype of table or wider; inner strides 1, strides in elements. BLOCK_I rows and BLOCK_W columns a program;
@@ -31,7 +31,7 @@ def gather_rows(
     row = tl.where(index < 0, index + n_rows, index)
     there = (row >= 0) & (row < n_rows)
     inside = (i < n_index)[:, None] & (w < width)[None, :]
-    other = float("nan") if table_ptr.dtype.element_ty.is_floating() else 0
+    other = float("nan") if table_ptr.dtype.element_ty.is_floating() else MISSING
     offsets = tl.where(there, row, 0)[:, None] * stride_table + w[None, :]
     x = lib.load(table_ptr, offsets, there[:, None] & inside, other)  # [BLOCK_I, BLOCK_W]
     lib.store(out_ptr, i.to(tl.int64)[:, None] * stride_out + w[None, :], x, inside)

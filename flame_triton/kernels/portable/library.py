@@ -70,6 +70,7 @@ from .numeric import (
     xlog1py,
     xlogy,
 )
+from .short import short_erfc, short_exp, short_sigmoid, short_tanh
 from .special import (
     cot_pi,
     digamma,
@@ -99,9 +100,13 @@ __all__ = [
     "copysign",
     "cosh",
     "cot_pi",
+    "decode_e4m3",
+    "decode_e5m2",
     "digamma",
     "div",
     "dot",
+    "encode_e4m3",
+    "encode_e5m2",
     "entr",
     "erfc",
     "erfcx",
@@ -153,8 +158,14 @@ __all__ = [
     "right_shift",
     "round",
     "round_bf16",
+    "round_e4m3",
+    "round_e5m2",
     "round_fp16",
     "rsqrt",
+    "short_erfc",
+    "short_exp",
+    "short_sigmoid",
+    "short_tanh",
     "sigmoid",
     "sign",
     "signbit",
@@ -271,6 +282,66 @@ def round_bf16(x):
 def round_fp16(x):
     """float32 rounded to float16 (nearest even; overflow to infinity; NaN stays NaN), returned as float32."""
     return x.to(tl.float16).to(tl.float32)
+
+
+# --- 8-bit floats, in memory as bytes ---
+#
+# Converted by integer arithmetic: the same bits interpreted and compiled, and on GPUs without such instructions.
+
+
+@triton.jit
+def decode_e4m3(byte):
+    """float32 values of float8_e4m3fn bytes: exact. 4 bits of exponent, biased by 7; no infinities, one NaN."""
+    byte = byte.to(tl.int32)
+    size = byte & 0x7F
+    normal = ((size << 20) + (120 << 23)).to(tl.float32, bitcast=True)
+    value = tl.where(size < 8, size.to(tl.float32) * 0.001953125, normal)  # below 2^-6 in steps of 2^-9
+    value = tl.where(size == 0x7F, float("nan"), value)
+    return (value.to(tl.int32, bitcast=True) | ((byte & 0x80) << 24)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def encode_e4m3(x):
+    """Bytes of float8_e4m3fn, to nearest even: 448 for all larger sizes, infinity included; NaN stays NaN."""
+    bits = x.to(tl.float32).to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    # Next to 2^14 float32 has steps of 2^-9: the sum is rounded as the result must be.
+    small = (size.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+    byte = tl.where(size < (121 << 23), small, tl.where(normal < 0x7E, normal, 0x7E))
+    byte = tl.where(size > 0x7F800000, 0x7F, byte)
+    return (byte | ((bits >> 24) & 0x80)).to(tl.uint8)
+
+
+@triton.jit
+def round_e4m3(x):
+    """float32 rounded to float8_e4m3fn as by `encode_e4m3`, returned as float32."""
+    return decode_e4m3(encode_e4m3(x))
+
+
+@triton.jit
+def decode_e5m2(byte):
+    """float32 values of float8_e5m2 bytes, which are the upper halves of float16: exact."""
+    return (byte.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def encode_e5m2(x):
+    """Bytes of float8_e5m2, to nearest even; overflow to infinity; NaN stays NaN."""
+    bits = x.to(tl.float32).to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0xFFFFF + ((size >> 21) & 1)) >> 21) - (112 << 2)
+    # Next to 2^7 float32 has steps of 2^-16.
+    small = (size.to(tl.float32, bitcast=True) + 128.0).to(tl.int32, bitcast=True) - 0x43000000
+    byte = tl.where(size < (113 << 23), small, tl.where(normal < 0x7C, normal, 0x7C))
+    byte = tl.where(size > 0x7F800000, 0x7F, byte)
+    return (byte | ((bits >> 24) & 0x80)).to(tl.uint8)
+
+
+@triton.jit
+def round_e5m2(x):
+    """float32 rounded to float8_e5m2 as by `encode_e5m2`, returned as float32."""
+    return decode_e5m2(encode_e5m2(x))
 
 
 # --- matrix product ---

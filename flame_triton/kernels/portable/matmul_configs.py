@@ -32,6 +32,11 @@ class Problem:
         return _ITEMSIZE[self.dtype]
 
     @property
+    def multiplications(self) -> int:
+        """Of all matrices."""
+        return self.batch * self.M * self.N * self.K
+
+    @property
     def tensor_cores(self) -> bool:
         """True if products run on tensor cores with float32 accumulation."""
         return self.itemsize == 2 or (self.dtype == "float32" and self.precision != "ieee")

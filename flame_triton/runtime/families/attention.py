@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ...graph.plan import Argument, KernelRef, Operand
@@ -69,8 +70,16 @@ class _Call:
 
     def config(self, kernel: str) -> Config:
         """The tiles of one of the kernels."""
-        target = self.lowering.target
-        return attention_configs.heuristic(self.problem, kernel, target.interpreted, target.arch)
+        problem, target, attrs = self.problem, self.lowering.target, self.node.attrs
+        facts = {
+            **asdict(problem), "kernel": kernel, "band": attrs["band"], "extras": sorted(self.extras),
+            "dropout": attrs["dropout"] > 0,
+        }  # fmt: skip
+        return self.lowering.choose(
+            self.node, "attention", facts,
+            lambda: attention_configs.candidates(problem, kernel, target.arch),
+            lambda: attention_configs.heuristic(problem, kernel, target.interpreted, target.arch),
+        )  # fmt: skip
 
     def whole(self, value: Value) -> tuple[Any, ...]:
         """(pointer, strides), 0 along axes of size 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ...graph.plan import KernelRef, Operand
@@ -122,7 +122,6 @@ def _emit_gather(
     strides: tuple[int, ...], constexprs: dict[str, object],
 ) -> None:  # fmt: skip
     """Launch forward or dgrad, which gather for each of their rows."""
-    target = lowering.target
     dtype = call.operands[0].dtype.name
     remainders = math.prod(how.stride) if kind == "dgrad" else 1
     rows = how.positions
@@ -130,7 +129,7 @@ def _emit_gather(
         rows = how.n * math.prod(-(-n // s) for n, s in zip(how.x, how.stride, strict=True))
     if how.depthwise:
         columns = how.groups * (how.k if kind == "forward" else 1)
-        direct = conv_configs.direct_heuristic(rows, columns, target.interpreted)
+        direct = _direct(lowering, call, kind, how, rows, columns)
         grid = (-(-rows // direct.BLOCK_M) * -(-columns // direct.BLOCK_N) * remainders,)
         constexprs |= {"K": how.k, "BLOCK_M": direct.BLOCK_M, "BLOCK_N": direct.BLOCK_N}
         sizes = (*how.sizes, how.groups, *strides)
@@ -143,7 +142,7 @@ def _emit_gather(
     problem = conv_configs.Problem(
         kind, how.groups * remainders, rows, columns, inner, how.taps, dtype, remainders
     )  # fmt: skip
-    config = conv_configs.heuristic(problem, target.interpreted, target.arch)
+    config = _config(lowering, call, problem, how)
     constexprs |= {"EVEN_C": config.even_c(inner), **_tiles(config)}
     if kind == "dgrad":
         constexprs["NEVER_EMPTY"] = how.never_empty()
@@ -160,13 +159,12 @@ def convolution_wgrad(lowering: Lowering, node: Node) -> None:
     x, dy = call.operands
     how = _geometry(call, x.shape, dy.shape, call.attrs["window"])
     (first, x_strides), (second, y_strides) = _strided(lowering, x), _strided(lowering, dy)
-    target = lowering.target
     parts: int = call.attrs.get("parts", 1)
     piece = -(-how.positions // parts)
     constexprs = {**how.constexprs(), "CHECK": how.check_x()}
     if how.depthwise:
         columns = how.groups * how.k
-        direct = conv_configs.direct_heuristic(piece, columns, target.interpreted)
+        direct = _direct(lowering, call, "wgrad", how, piece, columns)
         grid = (parts * how.taps * -(-columns // direct.BLOCK_N),)
         constexprs |= {"K": how.k, "BLOCK_M": direct.BLOCK_M, "BLOCK_N": direct.BLOCK_N}
         sizes = (*how.sizes, how.groups, piece, *x_strides, *y_strides)
@@ -176,13 +174,37 @@ def convolution_wgrad(lowering: Lowering, node: Node) -> None:
         )  # fmt: skip
         return
     problem = conv_configs.Problem("wgrad", how.groups * parts, how.k, how.c, piece, how.taps, x.dtype.name)
-    config = conv_configs.heuristic(problem, target.interpreted, target.arch)
+    config = _config(lowering, call, problem, how)
     constexprs |= {"GROUPS": how.groups, **_tiles(config)}
     sizes = (*how.sizes, how.c, how.k, piece, *x_strides, *y_strides)
     lowering.emit_call(
         call, KernelRef("flame_triton.kernels.portable.conv", "wgrad"), conv_configs.grid(problem, config),
         lambda ptrs: (first, second, ptrs, *sizes), constexprs, _options(config), _LABEL["wgrad"],
     )  # fmt: skip
+
+
+def _config(lowering: Lowering, call: KernelCall, problem: conv_configs.Problem, how: _Geometry) -> conv_configs.Config:
+    target = lowering.target
+    return lowering.choose(
+        call.node, "convolution", {**asdict(problem), **_facts(lowering, call, how)},
+        lambda: conv_configs.candidates(problem, target.arch),
+        lambda: conv_configs.heuristic(problem, target.interpreted, target.arch),
+    )  # fmt: skip
+
+
+def _direct(
+    lowering: Lowering, call: KernelCall, kind: str, how: _Geometry, rows: int, columns: int
+) -> conv_configs.DirectConfig:
+    facts = {"kind": kind, "rows": rows, "dtype": call.operands[0].dtype.name, **_facts(lowering, call, how)}
+    return lowering.choose(
+        call.node, "depthwise", facts,
+        lambda: conv_configs.direct_candidates(rows, columns),
+        lambda: conv_configs.direct_heuristic(rows, columns, lowering.target.interpreted),
+    )  # fmt: skip
+
+
+def _facts(lowering: Lowering, call: KernelCall, how: _Geometry) -> dict[str, object]:
+    return {"geometry": asdict(how), "epilogue": lowering.epilogue_digest(call)}
 
 
 def _tiles(config: conv_configs.Config) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...codegen.emit import triton_name
 from ...codegen.foreach import generate_body
 from ...codegen.region import generate
 from ...graph.plan import Argument, ConstantTable, KernelRef, Operand, PointerTable, Slot
@@ -101,7 +102,7 @@ def _launch_rows(
     dtypes = [v.dtype for v in body.inputs[:slots]] + ([] if partials else [v.dtype for v in body.outputs])
     constexprs = {
         "BODY": KernelRef(name, name, source),
-        "DTYPES": tuple(KernelRef("triton.language", "int1" if d.name == "bool" else d.name) for d in dtypes),
+        "DTYPES": tuple(KernelRef("triton.language", triton_name(d)) for d in dtypes),
         "BLOCK": config.BLOCK,
         "CHUNK": config.CHUNK,
     }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _MODULE = "flame_triton.kernels.portable.indexing"
 _MANY = 1 << 27  # comparisons of a place with an index, beyond which the indices are sorted
 _MANY_INTERPRETED = 1 << 22
+_NAN8 = 0x7F  # NaN in both 8-bit floats, which kernels take as bytes
 
 
 def gather(lowering: Lowering, node: Node) -> None:
@@ -29,8 +30,8 @@ def gather(lowering: Lowering, node: Node) -> None:
     args += [count, rows, width, width, width]
     lowering.emit(
         node, KernelRef(_MODULE, "gather_rows"), indexing.gather_grid(count, width, config), args,
-        {"BLOCK_I": config.BLOCK_I, "BLOCK_W": config.BLOCK_W}, {"num_warps": config.num_warps},
-        [lowering.slot(table), lowering.slot(index)], [out], "gather",
+        {"MISSING": _NAN8 if table.dtype.is_storage else 0, "BLOCK_I": config.BLOCK_I, "BLOCK_W": config.BLOCK_W},
+        {"num_warps": config.num_warps}, [lowering.slot(table), lowering.slot(index)], [out], "gather",
     )  # fmt: skip
 
 

@@ -25,6 +25,9 @@ _HOPPER = KernelRef("flame_triton.kernels.hopper.matmul", "matmul")
 _TAIL = KernelRef("flame_triton.kernels.hopper.matmul_tail", "finish")
 
 
+_ENOUGH = 1 << 26  # multiplications from which the Hopper kernel's start pays
+
+
 @dataclass(frozen=True)
 class _Matrix:
     """A matmul operand [..., rows, columns]: batch size, inner batch size, strides of both, of rows and columns."""
@@ -83,7 +86,8 @@ def matmul(lowering: Lowering, node: Node) -> None:
     a, b = (_matrix(lowering, value) for value in call.operands)
     problem = Problem(a.batch, a.rows, b.columns, a.columns, a.operand.dtype.name, a.layout, b.layout)
     target = lowering.target
-    hopper = _takes_hopper(target, a, b)
+    out = call.region.inputs[0].dtype.itemsize
+    hopper = out if _takes_hopper(target, a, b) else 0
     facts = {**asdict(problem), "epilogue": lowering.epilogue_digest(call), "hopper": hopper}
     config = lowering.choose(
         node, "matmul", facts, lambda: _candidates(problem, target, hopper), lambda: _heuristic(problem, target, hopper)
@@ -101,17 +105,18 @@ def _takes_hopper(target: Target, a: _Matrix, b: _Matrix) -> bool:
     return a.descriptor(64, 64) is not None and b.descriptor(64, 64) is not None
 
 
-def _candidates(problem: Problem, target: Target, hopper: bool) -> Sequence[Config | HopperConfig]:
+def _candidates(problem: Problem, target: Target, hopper: int) -> Sequence[Config | HopperConfig]:
+    """hopper: bytes of an element of the product if the Hopper kernel can run it, else 0."""
     portable = matmul_configs.configs(problem, target.arch)
     if not hopper:
         return portable
     start = matmul_configs.heuristic(problem, False, target.arch)
-    return [*hopper_configs.configs(problem, target.processors), *dict.fromkeys((start, *portable[:2]))]
+    return [*hopper_configs.configs(problem, target.processors, hopper), *dict.fromkeys((start, *portable[:2]))]
 
 
-def _heuristic(problem: Problem, target: Target, hopper: bool) -> Config | HopperConfig:
-    if hopper and min(problem.M, problem.N) >= 64 and problem.K >= 64:
-        return hopper_configs.heuristic(problem, target.processors)
+def _heuristic(problem: Problem, target: Target, hopper: int) -> Config | HopperConfig:
+    if hopper and min(problem.M, problem.N, problem.K) >= 64 and problem.multiplications >= _ENOUGH:
+        return hopper_configs.heuristic(problem, target.processors, hopper)
     return matmul_configs.heuristic(problem, target.interpreted, target.arch)
 
 
@@ -161,6 +166,7 @@ def _emit_hopper(
         "BLOCK_K": config.BLOCK_K,
         "STAGES": config.STAGES,
         "GROUP_M": config.GROUP_M,
+        "PANEL": config.PANEL,
         "SLICE": config.SLICE,
         "PRODUCER_REGISTERS": producer,
         "CONSUMER_REGISTERS": consumers,
@@ -170,7 +176,7 @@ def _emit_hopper(
         {"num_warps": 4}, "hopper matmul", written=work,
     )  # fmt: skip
     if cut:
-        block = {"BLOCK_M": 32, "BLOCK_N": 64}
+        block = {"BLOCK_M": 32, "BLOCK_N": 64, "PARTS": -(-programs // cut) + 3}
         tail = {"TILE_M": config.tile_rows, "TILE_N": config.BLOCK_N, "DEPTH": config.depth(problem), **block}
         lowering.emit_call(
             call, _TAIL, (cut, config.tile_rows // 32, config.BLOCK_N // 64),
@@ -187,7 +193,8 @@ def _matrix(lowering: Lowering, value: Value) -> _Matrix:
     offset, inner, *strides = found
     operand = Operand(lowering.slots[base], value.dtype, offset)
     outer, step, row, column = strides
-    return _Matrix(operand, math.prod(value.shape[:-2]), inner, outer, step, *value.shape[-2:], row, column)
+    *batch, rows, columns = value.shape
+    return _Matrix(operand, math.prod(batch), inner, outer, step, rows, columns, row, column)
 
 
 FAMILIES = {"matmul": matmul}

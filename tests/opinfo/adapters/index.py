@@ -15,16 +15,6 @@ def gathered(f: Any, x: Any, dim: int, index: Any, sparse_grad: bool = False) ->
     return f(x, dim, index)
 
 
-def has_axis(x: Any) -> None:
-    if not x.ndim:
-        raise OutOfScope("an axis of a scalar")
-
-
-def selected(f: Any, x: Any, dim: int, index: Any) -> Any:
-    has_axis(x)
-    return f(x, dim, index)
-
-
 def scanned(f: Any, x: Any, dim: Any, *, dtype: Any = None) -> Any:
     return f(cast(x, dtype), axis=number(dim))
 
@@ -84,12 +74,10 @@ def scatter_reduced(f: Any, x: Any, dim: int, index: Any, src: Any, reduce: str,
 
 
 def index_added(f: Any, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
-    has_axis(x)
     return f(x, dim, index, source, alpha=alpha)
 
 
 def index_copied(f: Any, x: Any, dim: int, index: Any, source: Any) -> Any:
-    has_axis(x)
     return f(x, dim, index, source)
 
 
@@ -100,8 +88,8 @@ def mask_scattered(f: Any, x: Any, mask: Any, source: Any) -> Any:
 
 
 def index_put(f: Any, x: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
-    if any(isinstance(i, ft.Value) and i.dtype is ft.bool_ for i in indices):
-        raise OutOfScope("a mask as index: the shape would depend on the data")
+    if len(indices) > 1 and any(isinstance(i, ft.Value) and i.dtype is ft.bool_ for i in indices):
+        raise OutOfScope("a mask among indices: the shape would depend on the data")
     return f(x, indices, values, accumulate=accumulate)
 
 
@@ -131,7 +119,6 @@ def embedding(
 def index_reduced(
     f: Any, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
 ) -> Any:  # fmt: skip
-    has_axis(x)
     return f(x, dim, index, source, reduce, include_self=include_self)
 
 
@@ -154,7 +141,7 @@ ADAPTERS: dict[str, Adapter] = {
     "gather": via("gather", gathered),
     "take_along_dim": via("take_along_axis", along),
     "take": via("take", taken),
-    "index_select": via("index_select", selected),
+    "index_select": via("index_select"),
     "index_add": via("index_add", index_added),
     **same("index_fill scatter_add msort"),
     "index_copy": via("index_copy", index_copied),

@@ -56,12 +56,6 @@ def hardtanh(f: Any, x: Any, *args: Any, inplace: bool = False, **kwargs: Any) -
     return f(x, *args, **kwargs)
 
 
-def gaussian(f: Any, x: Any, target: Any, var: Any, **kwargs: Any) -> Any:
-    if x.shape != target.shape:
-        raise OutOfScope("input and target have one shape")
-    return loss(f, x, target, var, **kwargs)
-
-
 def of_classes(f: Any, x: Any, target: Any, **kwargs: Any) -> Any:
     if not x.ndim or (x.ndim == 1 and target.shape == (1,)):
         raise OutOfScope("a batch is [N, C], one sample [C]")
@@ -253,7 +247,7 @@ ADAPTERS: dict[str, Adapter] = {
     **in_functional("softplus softsign softshrink hardshrink tanhshrink threshold logsigmoid prelu", activation),
     **in_functional("glu", glu),
     **in_functional("hardtanh", hardtanh),
-    **in_functional("gaussian_nll_loss", gaussian),
+    **in_functional("gaussian_nll_loss", loss),
     **in_functional("dropout dropout2d dropout3d alpha_dropout", dropped),
     **in_functional("feature_alpha_dropout/without_train", dropped, "feature_alpha_dropout"),
     **in_functional("linear_cross_entropy linear_cross_entropy/chunked", linear_cross_entropy, "linear_cross_entropy"),
