@@ -1,23 +1,34 @@
-"""Tile sizes of generated kernels: a heuristic per form, for the interpreter and for a device.
+"""Tile sizes of generated kernels: a heuristic per form, for the interpreter and for a device; and what to measure.
 
 The interpreter pays per statement and program, so its tiles are as large as a block may be.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from ..graph.plan import Target
 from .region import Generated
 
+MOST_CANDIDATES = 32
+VECTOR_BYTES = 16
+TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
+MUCH_LOADED = 8  # bytes for one element, beyond which threads hold fewer elements
+IN_FLIGHT = 40 << 10  # bytes that a processor must have under way to keep the memory of an H200 busy
+
 
 @dataclass(frozen=True)
 class RegionConfig:
-    """BLOCK_M x BLOCK_N elements per program (flat kernels: BLOCK_N alone)."""
+    """BLOCK_M x BLOCK_N elements per tile (flat kernels: BLOCK_N alone).
+
+    num_stages: where a program walks rows ("columns"), one more than the tiles that are loaded ahead; else 1.
+    """
 
     BLOCK_M: int
     BLOCK_N: int
     num_warps: int = 4
+    num_stages: int = 1
 
 
 def power_of_two(n: int) -> int:
@@ -26,37 +37,91 @@ def power_of_two(n: int) -> int:
 
 
 def candidates(kernel: Generated, target: Target) -> list[RegionConfig]:
-    """The configurations worth timing for a compiled kernel, the heuristic's first."""
+    """The configurations worth timing for a compiled kernel, at most MOST_CANDIDATES, the heuristic's first."""
     start = heuristic(kernel, target)
-    found = [start]
-    for tall in (1, 2, 4, 8, 16, 32, 64):
-        if kernel.form == "flat" and tall > 1:
-            continue
-        widths = [start.BLOCK_N] if kernel.whole_rows else [256, 512, 1024, 2048, 4096]
-        for width in widths:
-            if tall > power_of_two(kernel.rows) or not 256 <= tall * width <= 32768:
-                continue
-            found += [RegionConfig(tall, width, w) for w in (1, 2, 4, 8, 16) if 4 <= tall * width // (32 * w) <= 64]
-    return list(dict.fromkeys(found))
+    if kernel.form == "flat":
+        found = [RegionConfig(1, 32 * w * each, w) for w in (1, 2, 4, 8) for each in (4, 8, 16, 32)]
+    else:
+        talls = [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t <= power_of_two(kernel.rows)]
+        widths = [start.BLOCK_N] if kernel.whole_rows else [32, 64, 128, 256, 512, 1024, 2048]
+        stages = (1, 2, 3, 4) if kernel.form == "columns" else (1,)
+        found = [RegionConfig(*c) for c in itertools.product(talls, widths, (1, 2, 4, 8, 16), stages)]
+    worth = [c for c in found if _worth(kernel, c, target)]
+    worth.sort(key=lambda c: _distance(c, start))
+    return list(dict.fromkeys([start, *worth]))[:MOST_CANDIDATES]
+
+
+def _each(kernel: Generated, config: RegionConfig) -> float:
+    """Elements of each tensor that a thread holds."""
+    return config.BLOCK_M * config.BLOCK_N * kernel.pieces / (32 * config.num_warps)
+
+
+def _worth(kernel: Generated, config: RegionConfig, target: Target) -> bool:
+    """Whether a configuration can be any good: whole vectors, tiles that fit in registers and in shared memory."""
+    each = _each(kernel, config)
+    held = each * (2 if kernel.double else 1) * (2 + kernel.sums)
+    if each / kernel.pieces < 4 or held > 2 * TILE_VALUES:
+        return False
+    tile = config.BLOCK_M * config.BLOCK_N * kernel.pieces * kernel.loaded
+    if config.num_stages > 1 and ((config.num_stages - 1) * tile > target.shared_bytes * 3 // 4 or tile < 1024):
+        return False
+    return not (kernel.form == "columns" and config.BLOCK_M * (config.num_stages - 1) >= kernel.rows)
+
+
+def _distance(config: RegionConfig, start: RegionConfig) -> int:
+    """Doublings between two configurations."""
+
+    def apart(a: int, b: int) -> int:
+        return abs(a.bit_length() - b.bit_length())
+
+    return (
+        apart(config.BLOCK_M, start.BLOCK_M) + apart(config.BLOCK_N, start.BLOCK_N)
+        + apart(config.num_warps, start.num_warps) + abs(config.num_stages - start.num_stages)
+    )  # fmt: skip
 
 
 def heuristic(kernel: Generated, target: Target) -> RegionConfig:
     """The configuration used when nothing was tuned."""
     rows, columns = power_of_two(kernel.rows), power_of_two(kernel.columns)
+    if kernel.whole_rows:
+        columns = power_of_two(kernel.columns // kernel.pieces)
     if target.interpreted:
         if kernel.form == "flat":
             return RegionConfig(1, min(columns, target.block_limit))
         width = columns if kernel.whole_rows else min(columns, target.block_limit)
-        return RegionConfig(max(1, min(rows, target.block_limit // width)), width)
+        return RegionConfig(max(1, min(rows, target.block_limit // (width * kernel.pieces))), width)
     if kernel.form == "flat":
         return RegionConfig(1, min(1024, max(32, columns)))
-    # Measured on an H200 (docs/measurements.md): 8 elements a thread where nothing is accumulated, 32 where it is.
     if kernel.form == "columns":
-        tall = min(rows, 32)
-        width = columns if kernel.whole_rows else min(columns, max(64, 2048 // tall))
-        tall = min(tall, max(1, 4096 // width))
-        return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))
+        return _whole_rows(kernel, columns, target) if kernel.whole_rows else _column_strips(kernel, columns, target)
     width = columns if kernel.whole_rows else min(columns, 512)
     tall = min(rows, max(1, 1024 // width))
-    each = 128 if kernel.double else 512
+    # Measured on an H200 (docs/measurements.md): 16 elements a thread where a row is one tile.
+    each = 128 if kernel.double else 512 if kernel.pieces == 1 and kernel.loaded <= MUCH_LOADED else 256
     return RegionConfig(tall, width, min(16, max(1, tall * width // each)))
+
+
+def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
+    """Column sums beside whole rows: about one program a processor walks many rows. So it needs many warps, few
+    elements in each thread (values and sums of all of them are in registers), and loads of coming rows under way."""
+    elements = 8 if kernel.pieces == 1 and kernel.loaded <= MUCH_LOADED else 4  # of one piece, in each thread
+    warps = 16 if elements * kernel.pieces <= 12 and kernel.groups < 2 * target.processors and not kernel.double else 8
+    warps = min(warps, max(1, kernel.rows * piece // (32 * elements)))
+    tall = max(1, min(power_of_two(kernel.rows), elements * 32 * warps // piece))
+    tile = tall * piece * kernel.pieces * kernel.loaded
+    stages = 1
+    while stages < 4 and tall * stages < kernel.rows and (stages - 2) * tile < IN_FLIGHT:
+        stages += 1
+    while stages > 1 and (stages - 1) * tile > target.shared_bytes * 3 // 4:
+        stages -= 1
+    return RegionConfig(tall, piece, power_of_two(warps), stages)
+
+
+def _column_strips(kernel: Generated, columns: int, target: Target) -> RegionConfig:
+    """Column sums alone: strips of columns, narrow enough that there are several programs for each processor."""
+    width = min(columns, 512)
+    while width > 32 and kernel.groups * columns // width < 8 * target.processors:
+        width //= 2
+    tile = 2048 if width == 64 else 4096
+    tall = max(1, min(power_of_two(kernel.rows), tile // width))
+    return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))

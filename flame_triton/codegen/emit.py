@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ from .precision import short_nodes, shortened
 
 Deps = frozenset[int]
 NEVER = "tl.cast(False, tl.int1)"  # the condition of an element that is always masked
+PIECE = "@"  # ends the name of what differs from piece to piece of a row
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Emitter:
 
     pointers: the kernel's pointer variable of each region input. bound: values that are variables already (a matmul's
     accumulator, finished column sums). sink(deps) is the list a statement goes to, given the axes it varies along.
-    whole_mask: the variable that masks elements varying along every axis.
+    whole_mask: the variable that masks elements varying along every axis. pieces: into how many tiles of equal width a
+    row is cut; a name that differs from piece to piece ends in PIECE, and `unrolled` writes its statement for each.
     """
 
     region: Graph
@@ -120,6 +123,8 @@ class Emitter:
     bound: dict[Value, Term] = field(default_factory=dict[Value, Term])
     whole_mask: str | None = None
     row_axis: int | None = None  # the axis that row reductions reduce, held whole in a tile
+    pieces: int = 1
+    spread: str = ""  # added to the offsets of what is loaded once for all rows, so that it lies like a tile of rows
     terms: dict[tuple[Value, IndexMap | None], Term] = field(default_factory=dict[tuple[Value, IndexMap | None], Term])
     coordinates: dict[int, str] = field(default_factory=dict[int, str])
     loads: dict[IndexMap, tuple[Term, str | None]] = field(default_factory=dict[IndexMap, tuple[Term, str | None]])
@@ -140,7 +145,7 @@ class Emitter:
         return short_nodes(self.region)
 
     def assign(self, expression: str, deps: Deps, comment: str = "", prefix: str = "v") -> Term:
-        name = self.fresh(prefix)
+        name = self.fresh(prefix) + (PIECE if self.pieces > 1 and self.row_axis in deps else "")
         self.sink(deps).append(f"{name} = {expression}" + (f"  # {comment}" if comment else ""))
         return Term(name, deps)
 
@@ -263,11 +268,43 @@ class Emitter:
     def _load(self, value: Value, index: IndexMap) -> Term:
         self.reads.setdefault(value, set()).add(index)
         place, valid = self.place(index)
-        text = load(self.pointers[value], place.text, self.mask(place.deps, valid), value.dtype)
+        offsets = place.text + (self.spread if place.deps == {self.row_axis} else "")
+        paired = self._by_pairs(index)
+        if paired:
+            offsets = re.sub(rf"\b{paired}\b", "pair", offsets)
+        text = load(self.pointers[value], offsets, self.mask(place.deps, valid), value.dtype)
+        text = f"lib.repeat_pairs({text})" if paired else text
         return self.assign(text, place.deps, str(value.dtype), prefix="x")
+
+    def _by_pairs(self, index: IndexMap) -> str | None:
+        """The coordinate that counts pairs of columns, if both columns of a pair read one element: then half a tile is
+        loaded, each element once and side by side."""
+        view, group = index.strided, self.space.dims[-1]
+        whole_rows = self.whole_mask == "ok" and self.row_axis is not None and self.pieces == 1
+        if view is None or view.bounds is not None or len(group) != 2 or group[1] != 2 or not whole_rows:
+            return None
+        if self.space.axes[-1].mask is not None or view.strides[-2:] != (1, 0):
+            return None
+        return self.coordinate(len(view.shape) - 2)
+
+    def _swaps(self, node: Node, index: IndexMap) -> bool:
+        """True if the view exchanges the elements of pairs, and both elements of a pair lie in the tile side by side:
+        a rotary embedding of interleaved pairs then exchanges them in registers."""
+        swap, view = node.op.lowering.map(node).strided, index.strided  # type: ignore[union-attr]
+        if swap is None or view is None or swap.bounds is not None or view.bounds is not None:
+            return False
+        pairs = swap.shape[-1:] == (2,) and swap.offset == 1 and swap.strides == (*row_major(swap.shape)[:-1], -1)
+        within = view.shape[-1:] != () and view.shape[-1] % 2 == 0 and view.strides[-1] == 1
+        even = all(s % 2 == 0 for s in view.strides[:-1]) and view.offset % 2 == 0
+        return pairs and within and even and self.whole_mask == "ok"
 
     def _view(self, node: Node, index: IndexMap) -> Term:
         source = node.inputs[0]
+        if self._swaps(node, index):
+            inner = self.value(source, index)
+            if self.row_axis not in inner.deps and self.row_axis is not None:
+                return inner
+            return self.assign(f"lib.swap_pairs({inner.text})", inner.deps, node.op.name)
         below = node.op.lowering.map(node).then(index)  # type: ignore[union-attr]
         inner = self.value(source, below)
         if not node.op.lowering.map(node).masked:  # type: ignore[union-attr]
@@ -315,7 +352,10 @@ class Emitter:
             neutral = constant(identity(node.op.lowering.kind, source.dtype), source.dtype)  # type: ignore[union-attr]
             where = mask or f"({self.space.axes[axis].name} >= 0)"
             text = f"tl.where({where}, {text}, {neutral})"
-        expression = reduction(node.op.lowering.kind, text, axis=1)  # type: ignore[union-attr]
+        kind: str = node.op.lowering.kind  # type: ignore[union-attr]
+        parts = [text.replace(PIECE, f"_{p}") for p in range(self.pieces)]
+        text = functools.reduce(lambda a, b: combined(kind, a, b), parts)
+        expression = reduction(kind, text, axis=1)
         term = self.assign(rounded(expression, node.type.dtype), inner.deps - {axis}, node.op.name)
         self.terms[value, None] = term
         return term
@@ -371,6 +411,20 @@ def store(pointer: str, offsets: str, text: str, mask: str, dtype: DType) -> str
     """The statement that writes a value in its compute type to memory of a dtype."""
     text = f"lib.encode_{_SUFFIX[dtype]}({text})" if dtype.is_storage else text
     return f"lib.store({pointer}, {offsets}, {text}, {mask})"
+
+
+def combined(kind: str, a: str, b: str) -> str:
+    """Two operands of a reduction, element by element."""
+    if kind in ("max", "min"):
+        return f"lib.{kind}imum({a}, {b})"
+    sign = {"sum": "+", "prod": "*", "any": "|", "all": "&"}[kind]
+    return f"{a} {sign} {b}"
+
+
+def unrolled(lines: Sequence[str], pieces: int) -> list[str]:
+    """The statements, those about a piece of a row once for each piece."""
+    count = {True: pieces, False: 1}
+    return [line.replace(PIECE, f"_{p}") for line in lines for p in range(count[PIECE in line])]
 
 
 def reduction(kind: str, text: str, axis: int) -> str:

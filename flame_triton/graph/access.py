@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ..ir.index_map import IndexMap
+import itertools
+import math
+
+from ..ir.index_map import Bounds, IndexMap, StridedView
 from ..ir.node import Node, Value
 from ..ir.op import View
+
+MOST_PARTS = 8
 
 
 def view_map(node: Node) -> IndexMap:
@@ -38,6 +43,44 @@ def base_of(value: Value) -> tuple[Value, IndexMap]:
     """The value below all views of `value`, and the map from value's elements to its elements."""
     base = views_below(value)[-1]
     return base, map_onto(value, base)
+
+
+def parts_of(value: Value) -> list[tuple[Value, IndexMap]] | None:
+    """The parts of a value that is a sum of padded values side by side, as the gradient of something packed is.
+
+    For each: what is padded, and the map from its elements to the value's. None unless every element lies in just one
+    part.
+    """
+    addends = [value]
+    padded: list[Value] = []
+    while addends:
+        v = addends.pop()
+        if v.node.op.name == "add" and len(padded) + len(addends) < MOST_PARTS:
+            addends += v.node.inputs
+        else:
+            padded.append(v)
+    if len(padded) < 2:
+        return None
+    parts: list[tuple[Value, IndexMap]] = []
+    boxes: list[Bounds] = []
+    for v in padded:
+        base, index = base_of(v)
+        view = index.strided
+        if view is None or view.bounds is None or v.type != value.type:
+            return None
+        box = tuple(view.bounds)
+        lows, sizes = tuple(lo for lo, _ in box), tuple(hi - lo for lo, hi in box)
+        start = view.offset + sum(lo * s for lo, s in zip(lows, view.strides, strict=True))
+        order = IndexMap((StridedView(sizes, view.strides, start),)).inverse()
+        if order is None or math.prod(sizes) != base.size:
+            return None
+        parts.append((base, IndexMap.dense(v.shape).slice(lows, sizes, (1,) * len(sizes)).then(order)))
+        boxes.append(box)
+    apart = all(
+        any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(one, other, strict=True))
+        for one, other in itertools.combinations(boxes, 2)
+    )
+    return parts if apart and sum(v.size for v, _ in parts) == value.size else None
 
 
 def matrix_strides(index: IndexMap) -> tuple[int, int, int, int, int, int] | None:

@@ -27,7 +27,7 @@ from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType
-from .access import fits, map_onto, view_map, views_below
+from .access import fits, map_onto, parts_of, view_map, views_below
 from .plan import Target
 from .region import build_region
 
@@ -53,8 +53,9 @@ def _no_ref(*_: object, **__: object) -> object:
     raise AssertionError("fused nodes are evaluated by graph/evaluate.py")
 
 
-# roles: for each output "full" (an element for each of the iteration space, in order), "row", "column" or "permuted"
-# (a reordering view of a "full" value, stored in its own order)
+# roles: for each output "full" (an element for each of the iteration space, in order), "row", "column", "permuted" (a
+# reordering view of a "full" value, stored in its own order) or "parts" (see parts_of: several values side by side,
+# each an element for each of the iteration space)
 register(Op("fused", _fused_type, Fused("region"), _no_ref, stores=True))
 # kernel: the Op with the epilogue; attrs: that node's own attributes; the operands of the kernel come first
 register(Op("fused_kernel", _kernel_type, Fused("kernel"), _no_ref, stores=True))
@@ -67,7 +68,7 @@ class Cluster:
     kind: "region", "epilogue" (a kernel that takes one) or "kernel"; level: above everything it reads; size: elements
     of the iteration space;
     rows: (M, N) once a row reduction has joined; groups: (G, R, N) once a column reduction has.
-    members: anchor -> "full", "row", "column" or "permuted"; reads: what is loaded; cost: instructions per element.
+    members: anchor -> its role in the kernel; reads: what is loaded; cost: instructions per element.
     """
 
     kind: str
@@ -276,6 +277,7 @@ class _Fuser:
         )
         for cluster in vertical:
             role = self._role(cluster, anchor) or self._permuted_role(cluster, anchor)
+            role = role or self._parts_role(cluster, anchor)
             if role:
                 return cluster, role
         for v, _ in anchor.reads:
@@ -283,6 +285,24 @@ class _Fuser:
                 continue
             for cluster in self.readers.get(v, [])[-4:]:
                 if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size:
+                    role = self._role(cluster, anchor)
+                    if role:
+                        return cluster, role
+        return self._beside(anchor, top)
+
+    def _beside(self, anchor: Anchor, top: int) -> tuple[Cluster, str] | None:
+        """A cluster that a reduction shares no element with, but the iteration space: of rows of the same operand (the
+        queries and keys of a packed projection), or of columns of another result of the same kernel (the partial sums
+        for a norm's weight and bias)."""
+        if not anchor.reduce:
+            return None
+        kin = [v for v, _ in anchor.reads]
+        if anchor.reduce == "column":
+            kin = [m for v in kin if (c := self.cluster_of.get(v)) for m, role in c.members.items() if role == "column"]
+        for v in kin:
+            for cluster in self.readers.get(v, [])[-4:]:
+                alike = cluster.rows if anchor.reduce == "row" else cluster.groups
+                if cluster.kind == "region" and cluster.level > top and alike == anchor.value.node.inputs[0].shape:
                     role = self._role(cluster, anchor)
                     if role:
                         return cluster, role
@@ -327,6 +347,19 @@ class _Fuser:
             return None
         return "permuted" if self._role(cluster, self._anchor(base)) == "full" else None
 
+    def _parts_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
+        """ "parts" if the cluster computes one part of the anchor, and has or can read the others on its way."""
+        if cluster.rows is None or not _is_pointwise(anchor.value):
+            return None
+        if any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members):
+            return None
+        parts = parts_of(anchor.value)
+        for part, _ in parts or ():
+            unknown = part not in cluster.members and part not in self.stored
+            if unknown or part.size != cluster.size or cluster.members.get(part, "full") != "full":
+                return None
+        return "parts" if parts else None
+
     def _belongs_to_rows(self, anchor: Anchor) -> bool:
         """True if only reductions over the anchor's own space, and what builds on them, read it: then the kernel of
         the reduction should compute it, rather than an epilogue write it for that kernel to read back."""
@@ -349,7 +382,7 @@ class _Fuser:
                     return False
         for v, index in inside:
             role = cluster.members[v]
-            if role == "permuted":
+            if role in ("permuted", "parts"):
                 return False
             if role == "full" and not _same_elements(index, cluster.size):
                 return False

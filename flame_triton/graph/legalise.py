@@ -18,7 +18,10 @@ from ..types import DType, bool_, float32
 from .plan import Target
 
 ROW_LIMIT = 4096  # elements of a row that one program holds in registers
-COLUMN_LIMIT = 64  # rows that one program of a column reduction walks when there are few groups
+COLUMN_LIMIT = 64  # rows that one program of a column reduction walks at least when there are few groups
+LAST_STAGE = 256  # rows of partial sums that one more launch adds up
+PROGRAMS = 1  # of a column reduction for each processor, about
+PARTIAL_COST = 1.5  # what a row of partial sums costs, written and read again, in rows walked
 GROUPS_ENOUGH = 128  # groups that fill the device by themselves
 INTERPRETED_ROW_LIMIT = 1 << 17
 
@@ -133,11 +136,26 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     tiles = groups * max(1, width // 1024)
     if target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH:
         return make(kind, [x], axes=(1,)).out
-    piece = _piece(length, COLUMN_LIMIT)
+    if groups == 1 and length <= LAST_STAGE and x.type.nbytes <= LAST_STAGE * 4 * 8192:
+        return make(kind, [x], axes=(1,)).out
+    piece = _rows_walked(groups, length, PROGRAMS * target.processors)
     x = _padded(kind, x, 1, piece)
     parts = x.shape[1] // piece
     partial = make(kind, [call("reshape", x, (groups * parts, piece, width))], axes=(1,)).out
     return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
+
+
+def _rows_walked(groups: int, length: int, processors: int) -> int:
+    """How many rows of a column reduction one program walks, so that the busiest processor walks few and there are few
+    partial sums. A divisor of the length, so that what else reads these rows can share the kernel, if one will do."""
+
+    def cost(parts: int) -> float:
+        programs = groups * parts
+        return -(-programs // processors) * (length // parts) + PARTIAL_COST * programs / processors
+
+    parts = min((d for d in range(1, length + 1) if length % d == 0), key=cost)
+    even = length * groups / processors
+    return length // parts if cost(parts) <= 4 * even + COLUMN_LIMIT else COLUMN_LIMIT
 
 
 def _matmul(node: Node, target: Target) -> Value:

@@ -204,6 +204,7 @@ class Lowering:
             args.append(kernel.rows)
         else:
             grid = (kernel.groups, 1 if kernel.whole_rows else across)
+            constexprs["STAGES"] = config.num_stages
         args += self.streams(region, kernel)
         reads = [self.slot(v) for v in node.inputs]
         index = len(self.launches)
@@ -213,7 +214,7 @@ class Lowering:
             grid,
             args,
             constexprs,
-            {"num_warps": config.num_warps},
+            {"num_warps": config.num_warps, **({"enable_fp_fusion": True} if kernel.contract else {})},
             reads,
             results,
             kernel.name,

@@ -155,6 +155,7 @@ __all__ = [
     "raster",
     "reciprocal",
     "remainder",
+    "repeat_pairs",
     "right_shift",
     "round",
     "round_bf16",
@@ -175,6 +176,7 @@ __all__ = [
     "sqrt",
     "stochastic_round",
     "store",
+    "swap_pairs",
     "tan",
     "tanh",
     "to_compute",
@@ -242,6 +244,25 @@ def flag(x):
         return x.to(tl.int32).to(tl.int1)
     else:
         return x
+
+
+# --- pairs of neighbouring elements ---
+
+
+@triton.jit
+def swap_pairs(x):
+    """x with elements 2 i and 2 i + 1 of the last axis exchanged; x: one or two axes."""
+    if len(x.shape) == 2:
+        a, b = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+    else:
+        a, b = tl.split(tl.reshape(x, [x.shape[0] // 2, 2]))
+    return tl.reshape(tl.join(b, a), x.shape)
+
+
+@triton.jit
+def repeat_pairs(x):
+    """[M, N] -> [M, 2 N], every element of a row twice."""
+    return tl.reshape(tl.join(x, x), [x.shape[0], 2 * x.shape[1]])
 
 
 # --- rounding ---
