@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..graph.access import base_of
 from ..graph.legalise import identity
+from ..graph.plan import SUM_ROWS
 from ..graph.region import region_key
 from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
@@ -174,7 +175,9 @@ class _Writer:
         outputs = list(zip(self.region.outputs, self.roles, self.results, strict=True))
         stores: list[str] = []  # after every load, so that a result may take over the memory of an operand
         for value, role, pointer in outputs:
-            if role != "column":
+            if role == "column" and form == "epilogue":
+                self._store_sums(emitter, value, pointer, stores)
+            elif role != "column":
                 self._store(emitter, value, role, pointer, stores)
         if form == "columns":
             self._columns(emitter, parts)
@@ -228,6 +231,17 @@ class _Writer:
         if missing:
             offsets += "".join(f" + {emitter.space.axes[a].name} * 0" for a in missing)
         lines.append(f"lib.store({pointer}, {offsets}, {term.text}, {emitter.mask(present)})")
+
+    def _store_sums(self, emitter: Emitter, value: Value, pointer: str, lines: list[str]) -> None:
+        """The sums over every SUM_ROWS rows of a tile; rows beyond the last count as zeros, whatever is summed."""
+        assert self.product is not None
+        source = value.node.inputs[0]
+        while source.size != self.product.size:  # without the rows that make it a whole number of parts
+            source = source.node.inputs[0]
+        term = emitter.value(source, IndexMap.dense(source.shape).reshape(emitter.space.shape))
+        width = emitter.space.axes[-1].size
+        zeroed = f"tl.where(mask, {term.text}, 0.0)"
+        lines.append(f"lib.store_column_sums({pointer}, {zeroed}, m, n, M, {width}, n_ok, {SUM_ROWS})")
 
     def _columns(self, emitter: Emitter, parts: dict[str, list[str]]) -> None:
         for i, node in enumerate(self.column_reduces):

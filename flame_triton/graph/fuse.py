@@ -26,9 +26,9 @@ from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
-from ..types import TensorType
+from ..types import TensorType, bool_
 from .access import fits, map_onto, view_map, views_below
-from .plan import Target
+from .plan import SUM_ROWS, Target
 from .region import build_region
 
 MAX_POINTERS = 40  # operands and results of one kernel
@@ -195,7 +195,9 @@ class _Fuser:
                 else:
                     cost += lowering.cost
                     read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
-                    if read > INLINE_BYTES * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
+                    # To write a flag and read it back costs as much as to read two bytes where it is needed.
+                    most = 2 if value.dtype is bool_ else INLINE_BYTES
+                    if read > most * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
                         self.stored.add(value)
                         sources, cost = frozenset((value,)), 0
                 self.sources[value] = (sources, cost)
@@ -298,6 +300,8 @@ class _Fuser:
         late = any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members)
         if late and not self._may_rise(cluster):
             return None
+        if cluster.kind == "epilogue" and anchor.reduce == "column":
+            return "column" if self._sums_result(cluster, anchor) else None
         if cluster.kind == "epilogue":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
@@ -312,6 +316,24 @@ class _Fuser:
             return None
         role = roles.pop()
         return role if role in ("row", "column") else None
+
+    def _sums_result(self, cluster: Cluster, anchor: Anchor) -> bool:
+        """True if the anchor sums a result of the epilogue over every SUM_ROWS rows (so a bias's gradient begins), and
+        nothing else reads that result but kernels and such sums: else the kernel that reads it sums it on the way."""
+        assert cluster.node is not None and isinstance(cluster.node.op.lowering, Kernel)
+        *batch, rows, width = cluster.node.type.shape
+        parts, extra = -(-rows // SUM_ROWS), -rows % SUM_ROWS
+        source = anchor.value.node.inputs[0]
+        if not cluster.node.op.lowering.sums or math.prod(batch) != 1 or width < SUM_ROWS:
+            return False
+        if anchor.value.node.op.name != "sum" or source.shape != (parts, SUM_ROWS, width) or len(anchor.reads) != 1:
+            return False
+        value, index = anchor.reads[0]
+        padded = IndexMap.dense((1, rows, width)).pad((0, 0, 0), (0, extra, 0)).reshape(source.shape)
+        straight = index == padded if extra else _same_elements(index, cluster.size)
+        users = self.users.get(value, [])
+        alone = all(u.value in cluster.members or (u.reduce == "column" and len(u.reads) == 1) for u in users)
+        return straight and alone and cluster.members.get(value) == "full"
 
     def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
         """ "permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""

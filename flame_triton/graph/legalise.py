@@ -13,9 +13,9 @@ import math
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
-from ..ir.op import Leaf, Reduce, call
+from ..ir.op import Kernel, Leaf, Pointwise, Reduce, View, call
 from ..types import DType, bool_, float32
-from .plan import Target
+from .plan import SUM_ROWS, Target
 
 ROW_LIMIT = 4096  # elements of a row that one program holds in registers
 COLUMN_LIMIT = 64  # rows that one program of a column reduction walks when there are few groups
@@ -131,13 +131,30 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     """[G, R, N] -> [G, 1, N]."""
     groups, length, width = x.shape
     tiles = groups * max(1, width // 1024)
-    if target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH:
+    beside = kind == "sum" and groups == 1 and length > 2 * SUM_ROWS and _computed_by_product(x)
+    if not beside and (target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH):
         return make(kind, [x], axes=(1,)).out
-    piece = _piece(length, COLUMN_LIMIT)
+    piece = SUM_ROWS if beside else _piece(length, COLUMN_LIMIT)
     x = _padded(kind, x, 1, piece)
     parts = x.shape[1] // piece
     partial = make(kind, [call("reshape", x, (groups * parts, piece, width))], axes=(1,)).out
     return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
+
+
+def _computed_by_product(x: Value) -> bool:
+    """True if x is computed, element by element, from the result of a product of its size, whose epilogue can then sum
+    it on the way."""
+    waiting, seen = [x], {x}
+    while waiting and len(seen) < 64:
+        v = waiting.pop(0)
+        lowering = v.node.op.lowering
+        if isinstance(lowering, Kernel) and lowering.sums:
+            return True
+        if isinstance(lowering, Pointwise | View):
+            fresh = [u for u in v.node.inputs if u.size == x.size and u not in seen]
+            waiting += fresh
+            seen.update(fresh)
+    return False
 
 
 def _matmul(node: Node, target: Target) -> Value:

@@ -16,7 +16,7 @@ from ..codegen.region import Generated, generate, streams_of
 from ..errors import CompileError
 from ..graph.access import map_onto, views_below
 from ..graph.pipeline import optimise, without_collection
-from ..graph.plan import Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
+from ..graph.plan import SUM_ROWS, Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import OPS, Fused, Kernel, Leaf, View
@@ -55,6 +55,11 @@ class KernelCall:
     extras: tuple[Value, ...]
     region: Graph
     roles: tuple[str, ...]
+
+    @property
+    def row_multiple(self) -> int:
+        """Tiles handed to the epilogue must be a multiple of this high."""
+        return SUM_ROWS if "column" in self.roles else 1
 
 
 class Lowering:

@@ -14,7 +14,7 @@ class Problem:
     """One batched product [M, K] @ [K, N].
 
     dtype: of both operands; layout_a, layout_b: "n" if the matrix is row-major, "t" if its transpose is;
-    precision: of float32 products, as in `library.dot`.
+    precision: of float32 products, as in `library.dot`; row_multiple: what BLOCK_M must be a multiple of, for the epilogue.
     """
 
     batch: int
@@ -25,6 +25,7 @@ class Problem:
     layout_a: str = "n"
     layout_b: str = "n"
     precision: str = "ieee"
+    row_multiple: int = 1
 
     @property
     def itemsize(self) -> int:
@@ -136,6 +137,8 @@ def configs(problem: Problem, arch: int = 90) -> list[Config]:
     found = []
     for block_m, block_n, block_k, warps in _tiles(problem):
         if block_m > max(16, _power_of_two(problem.M)) or block_n > max(16, _power_of_two(problem.N)):
+            continue
+        if block_m % problem.row_multiple:
             continue
         block_k = min(block_k, max(16, _power_of_two(problem.K)))
         group = _group_m(problem, block_m, block_n)

@@ -25,7 +25,7 @@ def matmul(lowering: Lowering, node: Node) -> None:
     first, second = _matrix(lowering, a), _matrix(lowering, b)
     batch, (m, k), n = math.prod(a.shape[:-2]), a.shape[-2:], b.shape[-1]
     layouts = ["n" if s[-1] == 1 or s[-2] != 1 else "t" for _, s in (first, second)]
-    problem = matmul_configs.Problem(batch, m, n, k, a.dtype.name, *layouts)
+    problem = matmul_configs.Problem(batch, m, n, k, a.dtype.name, *layouts, row_multiple=call.row_multiple)
     target = lowering.target
     config = lowering.choose(
         node, "matmul", {**asdict(problem), "epilogue": lowering.epilogue_digest(call)},
