@@ -13,7 +13,6 @@ from flame_triton.graph.plan import SUM_ROWS, Schedule, Target
 from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import Value
 from flame_triton.runtime.lower import lower
-from flame_triton.testing import assert_close
 
 DEVICE = "interpreter" if config.interpreted() else "cuda"
 TOKENS, WIDTH, HIDDEN = 4608, 3072, 12288
@@ -117,6 +116,83 @@ def test_mlp_values(activation: str, tokens: int) -> None:
     check(mlp(activation), mlp_shapes(tokens, 24, 80))
 
 
+@pytest.mark.parametrize("tokens", [130, 192])
+def test_interpreted_kernels_sum_too(tokens: int) -> None:
+    inputs, outputs = graph_of(mlp("silu"), mlp_shapes(tokens, 24, 80), True, "float32")
+    labels = products(lower(Graph(tuple(inputs), tuple(outputs)), {}, Target(interpreted=True)))
+    assert any(label.endswith(("_sum", "_etc")) for label in labels), labels
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_mlp_dtypes(dtype: str) -> None:
     check(mlp("gelu"), mlp_shapes(150, 24, 72), dtype=dtype)
+
+
+# ---- gates, residuals, casts, layouts --------------------------------------------------------------------------
+
+
+def gated(x: Value, w: Value, b: Value, gate: Value, rest: Value) -> Value:
+    return rest + gate * ft.linear(x, w, b)
+
+
+def gated_shapes(batch: int, tokens: int, width: int) -> Shapes:
+    return (batch, tokens, width), (width, width), (width,), (batch, 1, width), (batch, tokens, width)
+
+
+def test_gate_and_residual_are_one_launch() -> None:
+    assert len(plan(gated, gated_shapes(2, TOKENS // 2, WIDTH)).launches) == 1
+    schedule = plan(gated, gated_shapes(2, TOKENS // 2, WIDTH), training=True)
+    assert len(products(schedule)) == 3
+    assert len(others(schedule)) == 1, "gate, its gradient and the bias's in one pass over the gradient and the product"
+
+
+def test_gate_and_residual_values() -> None:
+    check(gated, gated_shapes(2, 75, 40))
+
+
+def test_accumulating_is_one_launch_in_place() -> None:
+    def build(total: Value, dy: Value, x: Value) -> Value:
+        return total + (dy.T @ x).astype(total.dtype)
+
+    total, dy, x = ft.parameter((96, 40)), ft.input((130, 96), "float32"), ft.input((130, 40))
+    new = build(total, dy, x)
+    schedule = lower(Graph((dy, x), ()), {total: new}, Target(arch=90))
+    assert [launch.label for launch in schedule.launches] == ["matmul + add"]
+    assert schedule.launches[0].writes[0].root is schedule.state[total] and not schedule.updates
+    check(build, [(96, 40), (130, 96), (130, 40)], training=False)
+
+
+def test_gradients_of_two_batches_are_summed_by_the_second_product() -> None:
+    def build(x: Value, dy: Value, u: Value, dv: Value) -> Value:
+        return (dy.T @ x).astype("float32") + (dv.T @ u).astype("float32")
+
+    shapes = [(TOKENS, WIDTH), (TOKENS, HIDDEN)] * 2
+    schedule = plan(build, shapes)
+    assert [launch.label for launch in schedule.launches] == ["matmul", "matmul + add"]
+    check(build, [(70, 24), (70, 40)] * 2, training=False)
+
+
+def test_the_result_is_stored_in_another_dtype() -> None:
+    schedule = plan(lambda x, w: ft.linear(x, w).astype("float32"), [(TOKENS, WIDTH), (WIDTH, WIDTH)])
+    assert len(schedule.launches) == 1 and schedule.outputs[0].nbytes == TOKENS * WIDTH * 4
+
+
+def heads(x: Value, w: Value, b: Value) -> Value:
+    batch, tokens, width = x.shape
+    y = ft.linear(x, w, b).reshape((batch, tokens, 3, 4, width // 4))
+    return y.transpose((2, 0, 3, 1, 4))
+
+
+def test_heads_are_stored_by_the_projection() -> None:
+    shapes = [(2, TOKENS // 2, WIDTH), (3 * WIDTH, WIDTH), (3 * WIDTH,)]
+    assert len(plan(heads, shapes).launches) == 1
+    check(heads, [(2, 37, 24), (72, 24), (72,)])
+
+
+def test_dropout_and_residual_are_one_launch() -> None:
+    seed = ft.rng_seed(3)
+    build = lambda x, w, b, r: r + ft.dropout(ft.linear(x, w, b), 0.25, seed)  # noqa: E731
+    x, w, b, r = (ft.input(s) for s in [(130, 24), (40, 24), (40,), (130, 40)])
+    schedule = lower(Graph((x, w, b, r), (build(x, w, b, r),)), {}, Target(arch=90))
+    assert len(schedule.launches) == 1
+    check(build, [(130, 24), (40, 24), (40,), (130, 40)])

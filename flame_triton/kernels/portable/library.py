@@ -230,14 +230,13 @@ def store_column_sums(ptr, x, m, n, M, N, mask, ROWS: tl.constexpr):
     multiple of ROWS; n, mask: [1, BLOCK_N].
     """
     tl.static_assert(x.shape[0] % ROWS == 0, "a tile must be a multiple of ROWS high")
-    first = tl.min(m, axis=0, keep_dims=True) // ROWS  # [1, 1]
-    for i in tl.static_range(x.shape[0] // ROWS):
-        part = first + i
-        if x.shape[0] == ROWS:
-            total = tl.sum(x, axis=0, keep_dims=True)
-        else:
-            total = tl.sum(tl.where(m // ROWS == part, x, 0.0), axis=0, keep_dims=True)
-        store(ptr, part * N + n, total, mask & (part * ROWS < M))
+    if x.shape[0] == ROWS:
+        part = tl.min(m, axis=0, keep_dims=True) // ROWS  # [1, 1]
+        total = tl.sum(x, axis=0, keep_dims=True)
+    else:
+        part = tl.min(m) // ROWS + tl.arange(0, x.shape[0] // ROWS)[:, None]
+        total = tl.sum(tl.reshape(x, (x.shape[0] // ROWS, ROWS, x.shape[1])), axis=1)
+    store(ptr, part * N + n, total, mask & (part * ROWS < M))
 
 
 @triton.jit

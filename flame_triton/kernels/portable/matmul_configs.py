@@ -157,8 +157,8 @@ def _efficiency(config: Config, problem: Problem, arch: int) -> float:
     if arch >= 90 and config.BLOCK_M >= 64 and config.num_warps >= 4:  # wgmma
         part = {256: 1.0, 128: 0.9, 64: 0.65, 32: 0.4}.get(config.BLOCK_N, 0.25)
         area = config.BLOCK_M * config.BLOCK_N
-        if area >= 16384 and config.num_warps == 4:
-            part *= 0.5  # 128 accumulators a thread leave no registers for an epilogue
+        if area >= 4096 * config.num_warps and (config.num_warps == 4 or problem.row_multiple > 1):
+            part *= 0.5  # 128 accumulators a thread leave no registers for an epilogue, and none at all for sums
         # Measured on an H200 (docs/measurements.md): short products do not pay for large tiles.
         return part * 0.7 if area > 8192 and problem.K < 2048 else part
     peak = 0.5 if arch >= 90 else 0.9
