@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 import flame_triton as ft
-from flame_triton import config
+from flame_triton import config, nn, optim
 from flame_triton.graph.plan import SUM_ROWS, Schedule, Target
 from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import Value
@@ -128,6 +129,40 @@ def test_mlp_dtypes(dtype: str) -> None:
     check(mlp("gelu"), mlp_shapes(150, 24, 72), dtype=dtype)
 
 
+# ---- gated units -----------------------------------------------------------------------------------------------
+
+
+def gated_unit(function: Callable[[Value], Value]) -> Build:
+    return lambda x, w, b, v: ft.linear(function(ft.linear(x, w, b)), v)
+
+
+def gated_unit_shapes(tokens: int, width: int, hidden: int) -> Shapes:
+    return (tokens, width), (2 * hidden, width), (2 * hidden,), (width, hidden)
+
+
+GATES = {"geglu": ft.geglu, "swiglu": ft.swiglu, "reglu": ft.reglu}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_the_gradient_of_both_halves_is_one_launch(name: str) -> None:
+    """Stored side by side, as the next two products read it, with the bias's sums: no pass over it besides."""
+    schedule = plan(gated_unit(GATES[name]), gated_unit_shapes(TOKENS, WIDTH, HIDDEN), training=True)
+    assert len(products(schedule)) == 6 and len(others(schedule)) == 1
+    both = next(launch for launch in schedule.launches if "matmul +" in launch.label)
+    partial = TOKENS // SUM_ROWS * 2 * HIDDEN * 4
+    assert sorted(s.nbytes for s in both.writes) == [partial, TOKENS * 2 * HIDDEN * 2]
+
+
+@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("tokens", [30, 129, 192])
+def test_gated_unit_values(name: str, tokens: int) -> None:
+    check(gated_unit(GATES[name]), gated_unit_shapes(tokens, 24, 70))
+
+
+def test_gated_unit_dtypes() -> None:
+    check(gated_unit(ft.geglu), gated_unit_shapes(150, 24, 72), dtype="bfloat16")
+
+
 # ---- gates, residuals, casts, layouts --------------------------------------------------------------------------
 
 
@@ -196,3 +231,56 @@ def test_dropout_and_residual_are_one_launch() -> None:
     schedule = lower(Graph((x, w, b, r), (build(x, w, b, r),)), {}, Target(arch=90))
     assert len(schedule.launches) == 1
     check(build, [(130, 24), (40, 24), (40,), (130, 40)])
+
+
+# ---- a whole step ----------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A block of a diffusion transformer: adaLN, attention with qk-norm, MLP, each with gate and residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.norm = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
+        self.attention = nn.Attention(width, heads, qk_norm=True)
+        self.mlp = nn.MLP(width, 4 * width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Value, condition: Value) -> Value:
+        batch, _, width = x.shape
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = ft.chunk(self.modulation(condition), 6, 1)
+        gates = [g.reshape((batch, 1, width)) for g in (gate_1, gate_2)]
+        x = x + gates[0] * self.attention(nn.modulate(self.norm(x), shift_1, scale_1))
+        return x + gates[1] * self.mlp(nn.modulate(self.norm(x), shift_2, scale_2))
+
+
+def training_step(blocks: int) -> Schedule:
+    """Mean squared error, clipping, AdamW; bfloat16 with float32 weights; lowered for an H200."""
+    x, target = (ft.input((2, TOKENS // 2, WIDTH), "bfloat16") for _ in range(2))
+    condition = ft.input((2, WIDTH), "bfloat16")
+    layers = [Block(WIDTH, 24) for _ in range(blocks)]
+    y, embedded = x, ft.silu(condition)
+    for layer in layers:
+        y = layer(y, embedded)
+    difference = y.astype("float32") - target.astype("float32")
+    loss = ft.mean(difference * difference)
+    parameters = [p for layer in layers for p in layer.parameters()]
+    updates = optim.AdamW(parameters, 1e-3, clip_norm=1.0).updates(ft.grad(loss, parameters))
+    return lower(Graph((x, condition, target), (loss,)), updates, Target(arch=90))
+
+
+def kinds(schedule: Schedule) -> Counter[str]:
+    def kind(label: str) -> str:
+        if "matmul" in label:
+            return "product"
+        if label.startswith(("foreach", "attention")):
+            return label.split("_")[0].split(" ")[0]
+        return "last sums" if label == "sum" else "rows and columns"
+
+    return Counter(kind(launch.label) for launch in schedule.launches)
+
+
+def test_launches_of_a_training_step() -> None:
+    """What one more block adds. A change here is a change of speed: say why in the commit that makes it."""
+    two, three = kinds(training_step(2)), kinds(training_step(3))
+    added = {kind: three[kind] - two[kind] for kind in three}
+    assert added == {"product": 14, "attention": 3, "rows and columns": 11, "last sums": 14, "foreach": 0}

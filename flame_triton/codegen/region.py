@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ..graph.access import base_of
 from ..graph.legalise import identity
 from ..graph.plan import SUM_ROWS
-from ..graph.region import region_key
+from ..graph.region import halves, region_key
 from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
@@ -177,6 +177,9 @@ class _Writer:
         for value, role, pointer in outputs:
             if role == "column" and form == "epilogue":
                 self._store_sums(emitter, value, pointer, stores)
+            elif role == "halves":
+                for index in self._halves(emitter.space):
+                    self._store_at(emitter, emitter.value(value, index), index, role, pointer, stores)
             elif role != "column":
                 self._store(emitter, value, role, pointer, stores)
         if form == "columns":
@@ -223,6 +226,11 @@ class _Writer:
             term = emitter.value(value, IndexMap.dense(value.shape).reshape(emitter.space.shape))
         else:
             term = emitter.value(value, index)
+        self._store_at(emitter, term, index, role, pointer, lines)
+
+    def _store_at(
+        self, emitter: Emitter, term: Term, index: IndexMap, role: str, pointer: str, lines: list[str]
+    ) -> None:
         place, _ = emitter.place(index)
         axes = {"row": len(emitter.space.axes) - 1, "column": 1}
         present = frozenset(range(len(emitter.space.axes))) - {axes.get(role, -1)}
@@ -234,14 +242,21 @@ class _Writer:
 
     def _store_sums(self, emitter: Emitter, value: Value, pointer: str, lines: list[str]) -> None:
         """The sums over every SUM_ROWS rows of a tile; rows beyond the last count as zeros, whatever is summed."""
-        assert self.product is not None
+        rows, columns = (a.size for a in emitter.space.axes[1:])
         source = value.node.inputs[0]
-        while source.size != self.product.size:  # without the rows that make it a whole number of parts
+        width = source.shape[-1]
+        while source.size != rows * width:  # without the rows that make it a whole number of parts
             source = source.node.inputs[0]
-        term = emitter.value(source, IndexMap.dense(source.shape).reshape(emitter.space.shape))
-        width = emitter.space.axes[-1].size
-        zeroed = f"tl.where(mask, {term.text}, 0.0)"
-        lines.append(f"lib.store_column_sums({pointer}, {zeroed}, m, n, M, {width}, n_ok, {SUM_ROWS})")
+        index = IndexMap.dense(source.shape).reshape(emitter.space.shape) if width == columns else None
+        for i, index in enumerate(self._halves(emitter.space) if index is None else (index,)):
+            zeroed = f"tl.where(mask, {emitter.value(source, index).text}, 0.0)"
+            n = f"n + {columns}" if i else "n"
+            lines.append(f"lib.store_column_sums({pointer}, {zeroed}, m, {n}, M, {width}, n_ok, {SUM_ROWS})")
+
+    def _halves(self, space: Space) -> list[IndexMap]:
+        """Where the two elements of a value twice as wide as the space stand."""
+        width = space.axes[-1].size
+        return [h.reshape(space.shape) for h in halves(math.prod(space.shape) // width, width)]
 
     def _columns(self, emitter: Emitter, parts: dict[str, list[str]]) -> None:
         for i, node in enumerate(self.column_reduces):

@@ -29,7 +29,7 @@ from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, 
 from ..types import TensorType, bool_
 from .access import fits, map_onto, view_map, views_below
 from .plan import SUM_ROWS, Target
-from .region import build_region
+from .region import build_region, halves
 
 MAX_POINTERS = 40  # operands and results of one kernel
 MAX_COST = 600  # instructions per element of one kernel, by the ops' own count
@@ -53,8 +53,8 @@ def _no_ref(*_: object, **__: object) -> object:
     raise AssertionError("fused nodes are evaluated by graph/evaluate.py")
 
 
-# roles: for each output "full" (an element for each of the iteration space, in order), "row", "column" or "permuted"
-# (a reordering view of a "full" value, stored in its own order)
+# roles: for each output "full" (an element for each of the iteration space, in order), "row", "column", "permuted"
+# (a reordering view of a "full" value, stored in its own order) or "halves" (twice as wide: elements n and n + N)
 register(Op("fused", _fused_type, Fused("region"), _no_ref))
 # kernel: the Op with the epilogue; attrs: that node's own attributes; the operands of the kernel come first
 register(Op("fused_kernel", _kernel_type, Fused("kernel"), _no_ref))
@@ -67,7 +67,7 @@ class Cluster:
     kind: "region", "epilogue" (a kernel that takes one) or "kernel"; level: above everything it reads; size: elements
     of the iteration space;
     rows: (M, N) once a row reduction has joined; groups: (G, R, N) once a column reduction has.
-    members: anchor -> "full", "row", "column" or "permuted"; reads: what is loaded; cost: instructions per element.
+    members: anchor -> its role (see below); reads: what is loaded; cost: instructions per element.
     """
 
     kind: str
@@ -306,7 +306,9 @@ class _Fuser:
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
             straight = all(cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside)
-            return "full" if whole and straight else None
+            if whole and straight:
+                return "full"
+            return "halves" if self._joins_halves(cluster, anchor, inside) else None
         if anchor.size == cluster.size:
             return "full" if self._fits_whole(cluster, anchor, inside) else None
         if anchor.reduce or not inside:
@@ -324,16 +326,36 @@ class _Fuser:
         *batch, rows, width = cluster.node.type.shape
         parts, extra = -(-rows // SUM_ROWS), -rows % SUM_ROWS
         source = anchor.value.node.inputs[0]
+        role = cluster.members.get(anchor.reads[0][0])
+        width *= 2 if role == "halves" else 1
         if not cluster.node.op.lowering.sums or math.prod(batch) != 1 or width < SUM_ROWS:
             return False
         if anchor.value.node.op.name != "sum" or source.shape != (parts, SUM_ROWS, width) or len(anchor.reads) != 1:
             return False
         value, index = anchor.reads[0]
         padded = IndexMap.dense((1, rows, width)).pad((0, 0, 0), (0, extra, 0)).reshape(source.shape)
-        straight = index == padded if extra else _same_elements(index, cluster.size)
+        straight = index == padded if extra else _same_elements(index, rows * width)
         users = self.users.get(value, [])
         alone = all(u.value in cluster.members or (u.reduce == "column" and len(u.reads) == 1) for u in users)
-        return straight and alone and cluster.members.get(value) == "full"
+        return straight and alone and role in ("full", "halves")
+
+    def _joins_halves(self, cluster: Cluster, anchor: Anchor, inside: list[tuple[Value, IndexMap]]) -> bool:
+        """True if the anchor, [M, 2 N], has one column computed from the product's in either half: the gradient of what
+        a gated unit takes apart, stored at n and n + N."""
+        assert cluster.node is not None
+        shape, width = anchor.value.shape, cluster.node.type.shape[-1]
+        rows = cluster.size // width
+        if not shape or not inside or shape[-1] != 2 * width or anchor.size != 2 * cluster.size:
+            return False
+        if anchor.reduce or not _is_pointwise(anchor.value) or self._belongs_to_rows(anchor):
+            return False
+        for half in halves(rows, width):
+            for v, index in inside:
+                here = index.reshape((rows, 2 * width)).then(half)
+                absent = here.fixed() == (0, False)
+                if cluster.members[v] != "full" or not (absent or _same_elements(here, cluster.size)):
+                    return False
+        return True
 
     def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
         """ "permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""

@@ -90,7 +90,7 @@ class Kernel:
         "strided"  one strided view with unit stride in the last axis
         "any"      one strided view, stride 0 included
     epilogue: the kernel ends in a call with its accumulator, and pointwise readers of its only result may join it.
-    sums: its epilogue may sum columns over every SUM_ROWS rows (graph/plan.py), its tiles being whole multiples of that.
+    sums: its epilogue may sum columns over every SUM_ROWS rows (graph/plan.py): its tiles are whole multiples high.
     orders: the order of its result's axes is worth keeping in what is computed from it (see graph/placement.py).
     """
 

@@ -14,7 +14,7 @@ class Problem:
     """One batched product [M, K] @ [K, N].
 
     dtype: of both operands; layout_a, layout_b: "n" if the matrix is row-major, "t" if its transpose is;
-    precision: of float32 products, as in `library.dot`; row_multiple: what BLOCK_M must be a multiple of, for the epilogue.
+    precision: of float32 products, as in `library.dot`; row_multiple: BLOCK_M must be a multiple, for the epilogue.
     """
 
     batch: int
