@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,3 +289,38 @@ def test_launches_of_a_training_step() -> None:
     two, three = kinds(training_step(2)), kinds(training_step(3))
     added = {kind: three[kind] - two[kind] for kind in three}
     assert added == {"product": 14, "attention": 3, "rows and columns": 11, "last sums": 14, "foreach": 0}
+
+
+COMPILE = """
+import dataclasses, json, sys
+sys.path.insert(0, sys.argv[2])
+import flame_triton as ft
+from flame_triton.graph.plan import Target
+from flame_triton.runtime.ahead import compile_ahead
+from flame_triton.runtime.lower import lower
+from test_epilogues import Graph, gated_unit, gated_unit_shapes, graph_of, mlp, mlp_shapes
+
+arch = int(sys.argv[1])
+target = Target(arch, False, *((132, 232448) if arch == 90 else (108, 166912)))
+built = (mlp("silu"), mlp_shapes(4608, 3072, 12288)), (gated_unit(ft.swiglu), gated_unit_shapes(4608, 3072, 12288))
+launches = []
+for build, shapes in built:
+    inputs, outputs = graph_of(build, shapes, True, "bfloat16")
+    schedule = lower(Graph(tuple(inputs), tuple(outputs)), {}, target)
+    launches += [launch for launch in schedule.launches if "EPILOGUE" in launch.constexprs]
+print("REPORTS " + json.dumps([dataclasses.asdict(r) for r in compile_ahead(launches, target)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90])
+def test_epilogues_compile_without_spills(arch: int) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "FLAME_INTERPRET")}
+    environment |= {"FLAME_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", COMPILE, str(arch), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("REPORTS "))[8:])
+    assert any("sum" in kernel["label"] or "etc" in kernel["label"] for kernel in found)
+    for kernel in found:
+        assert kernel["error"] is None and not kernel["spills"] and not kernel["remarks"], kernel

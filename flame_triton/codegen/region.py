@@ -247,8 +247,8 @@ class _Writer:
         width = source.shape[-1]
         while source.size != rows * width:  # without the rows that make it a whole number of parts
             source = source.node.inputs[0]
-        index = IndexMap.dense(source.shape).reshape(emitter.space.shape) if width == columns else None
-        for i, index in enumerate(self._halves(emitter.space) if index is None else (index,)):
+        whole = [IndexMap.dense(source.shape).reshape(emitter.space.shape)] if width == columns else []
+        for i, index in enumerate(whole or self._halves(emitter.space)):
             zeroed = f"tl.where(mask, {emitter.value(source, index).text}, 0.0)"
             n = f"n + {columns}" if i else "n"
             lines.append(f"lib.store_column_sums({pointer}, {zeroed}, m, {n}, M, {width}, n_ok, {SUM_ROWS})")

@@ -28,8 +28,9 @@ from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType, bool_
 from .access import fits, map_onto, view_map, views_below
-from .plan import SUM_ROWS, Target
-from .region import build_region, halves
+from .epilogue import joins_halves, same_elements, sums_rows
+from .plan import Target
+from .region import build_region
 
 MAX_POINTERS = 40  # operands and results of one kernel
 MAX_COST = 600  # instructions per element of one kernel, by the ops' own count
@@ -301,61 +302,37 @@ class _Fuser:
         if late and not self._may_rise(cluster):
             return None
         if cluster.kind == "epilogue" and anchor.reduce == "column":
-            return "column" if self._sums_result(cluster, anchor) else None
+            return "column" if self._sums_epilogue(cluster, anchor) else None
         if cluster.kind == "epilogue":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
-            straight = all(cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside)
+            straight = all(cluster.members[v] == "full" and same_elements(index, cluster.size) for v, index in inside)
             if whole and straight:
                 return "full"
-            return "halves" if self._joins_halves(cluster, anchor, inside) else None
+            roles = [(cluster.members[v], index) for v, index in inside]
+            fits_halves = anchor.reduce is None and _is_pointwise(anchor.value) and not self._belongs_to_rows(anchor)
+            assert cluster.node is not None
+            return "halves" if fits_halves and joins_halves(cluster.node, anchor.value, roles) else None
         if anchor.size == cluster.size:
             return "full" if self._fits_whole(cluster, anchor, inside) else None
         if anchor.reduce or not inside:
             return None
         roles = {cluster.members[v] for v, _ in inside}
-        if len(roles) != 1 or not all(_same_elements(index, anchor.size) for _, index in inside):
+        if len(roles) != 1 or not all(same_elements(index, anchor.size) for _, index in inside):
             return None
         role = roles.pop()
         return role if role in ("row", "column") else None
 
-    def _sums_result(self, cluster: Cluster, anchor: Anchor) -> bool:
-        """True if the anchor sums a result of the epilogue over every SUM_ROWS rows (so a bias's gradient begins), and
-        nothing else reads that result but kernels and such sums: else the kernel that reads it sums it on the way."""
-        assert cluster.node is not None and isinstance(cluster.node.op.lowering, Kernel)
-        *batch, rows, width = cluster.node.type.shape
-        parts, extra = -(-rows // SUM_ROWS), -rows % SUM_ROWS
-        source = anchor.value.node.inputs[0]
-        role = cluster.members.get(anchor.reads[0][0])
-        width *= 2 if role == "halves" else 1
-        if not cluster.node.op.lowering.sums or math.prod(batch) != 1 or width < SUM_ROWS:
-            return False
-        if anchor.value.node.op.name != "sum" or source.shape != (parts, SUM_ROWS, width) or len(anchor.reads) != 1:
+    def _sums_epilogue(self, cluster: Cluster, anchor: Anchor) -> bool:
+        """True if the anchor sums rows of a result of the epilogue, and nothing else reads that result but kernels and
+        such sums: else the kernel that reads it sums it on the way."""
+        assert cluster.node is not None
+        if len(anchor.reads) != 1:
             return False
         value, index = anchor.reads[0]
-        padded = IndexMap.dense((1, rows, width)).pad((0, 0, 0), (0, extra, 0)).reshape(source.shape)
-        straight = index == padded if extra else _same_elements(index, rows * width)
         users = self.users.get(value, [])
         alone = all(u.value in cluster.members or (u.reduce == "column" and len(u.reads) == 1) for u in users)
-        return straight and alone and role in ("full", "halves")
-
-    def _joins_halves(self, cluster: Cluster, anchor: Anchor, inside: list[tuple[Value, IndexMap]]) -> bool:
-        """True if the anchor, [M, 2 N], has one column computed from the product's in either half: the gradient of what
-        a gated unit takes apart, stored at n and n + N."""
-        assert cluster.node is not None
-        shape, width = anchor.value.shape, cluster.node.type.shape[-1]
-        rows = cluster.size // width
-        if not shape or not inside or shape[-1] != 2 * width or anchor.size != 2 * cluster.size:
-            return False
-        if anchor.reduce or not _is_pointwise(anchor.value) or self._belongs_to_rows(anchor):
-            return False
-        for half in halves(rows, width):
-            for v, index in inside:
-                here = index.reshape((rows, 2 * width)).then(half)
-                absent = here.fixed() == (0, False)
-                if cluster.members[v] != "full" or not (absent or _same_elements(here, cluster.size)):
-                    return False
-        return True
+        return alone and sums_rows(cluster.node, cluster.members.get(value), anchor.value.node, index)
 
     def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
         """ "permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""
@@ -395,7 +372,7 @@ class _Fuser:
             role = cluster.members[v]
             if role == "permuted":
                 return False
-            if role == "full" and not _same_elements(index, cluster.size):
+            if role == "full" and not same_elements(index, cluster.size):
                 return False
             if role == "row" and (rows is None or not _same_rows(index, *rows)):
                 return False
@@ -501,11 +478,6 @@ class _Fuser:
     def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:
         pairs = zip(node.inputs, self._kernel_operands(node), strict=True)
         return [self._resolve(v, table, base) for v, base in pairs]
-
-
-def _same_elements(index: IndexMap, size: int) -> bool:
-    """True if element i of the space reads element i of the value, in row-major order."""
-    return index.is_dense or index.reshape((size,)).is_dense
 
 
 def _same_rows(index: IndexMap, rows: int, length: int) -> bool:

@@ -61,6 +61,12 @@ class KernelCall:
         """Tiles handed to the epilogue must be a multiple of this high."""
         return SUM_ROWS if "column" in self.roles else 1
 
+    @property
+    def heavy(self) -> bool:
+        """True if the epilogue holds more of a tile in registers than the accumulator and what becomes of it."""
+        whole = self.region.inputs[0].size
+        return bool({"column", "halves"} & set(self.roles)) or any(v.size >= whole for v in self.extras)
+
 
 class Lowering:
     """The state of one lowering: slots by value, and the launches so far."""

@@ -25,7 +25,9 @@ def matmul(lowering: Lowering, node: Node) -> None:
     first, second = _matrix(lowering, a), _matrix(lowering, b)
     batch, (m, k), n = math.prod(a.shape[:-2]), a.shape[-2:], b.shape[-1]
     layouts = ["n" if s[-1] == 1 or s[-2] != 1 else "t" for _, s in (first, second)]
-    problem = matmul_configs.Problem(batch, m, n, k, a.dtype.name, *layouts, row_multiple=call.row_multiple)
+    problem = matmul_configs.Problem(
+        batch, m, n, k, a.dtype.name, *layouts, row_multiple=call.row_multiple, heavy=call.heavy
+    )
     target = lowering.target
     config = lowering.choose(
         node, "matmul", {**asdict(problem), "epilogue": lowering.epilogue_digest(call)},
@@ -40,6 +42,7 @@ def matmul(lowering: Lowering, node: Node) -> None:
         "BLOCK_K": config.BLOCK_K,
         "GROUP_M": config.GROUP_M,
         "EVEN_K": config.even_k(k),
+        "SLICES": config.slices(problem, target.interpreted),
     }
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     sizes = (m, n, k, batch, first[1][0], *first[1][1:], *second[1][1:])
