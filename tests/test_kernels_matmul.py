@@ -58,8 +58,8 @@ def run(
     ptrs = ptrs or (out.tensor, problem.M, problem.N)
     launch(
         matmul, grid(problem, config), a, b, ptrs, *shape, *a_strides, *b_strides, epilogue, problem.precision,
-        config.BLOCK_B, config.BLOCK_M, config.BLOCK_N, config.BLOCK_K, config.GROUP_M, config.even_k(problem.K), slices,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        config.BLOCK_B, config.BLOCK_M, config.BLOCK_N, config.BLOCK_K, config.GROUP_M, config.even_k(problem.K),
+        slices, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     return out.result()
 
