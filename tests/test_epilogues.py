@@ -15,7 +15,7 @@ import pytest
 
 import flame_triton as ft
 from flame_triton import config, nn, optim
-from flame_triton.graph.plan import SUM_ROWS, Schedule, Target
+from flame_triton.graph.plan import SUM_ROWS, Launch, Schedule, Target
 from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import Value
 from flame_triton.runtime.lower import lower
@@ -30,7 +30,18 @@ Shapes = Sequence[tuple[int, ...]]
 def plan(build: Build, shapes: Shapes, *, training: bool = False, dtype: str = "bfloat16") -> Schedule:
     """The schedule for an H200 of build(inputs), with the gradients of all inputs if training."""
     inputs, outputs = graph_of(build, shapes, training, dtype)
-    return lower(Graph(tuple(inputs), tuple(outputs)), {}, Target(arch=90))
+    return whole(lower(Graph(tuple(inputs), tuple(outputs)), {}, Target(arch=90)))
+
+
+def whole(schedule: Schedule) -> Schedule:
+    """Without the launches that only finish the last tiles of a product."""
+    schedule.launches = [launch for launch in schedule.launches if "cut tiles" not in launch.label]
+    return schedule
+
+
+def results(launch: Launch) -> list[int]:
+    """Bytes of each result, workspaces apart."""
+    return sorted(s.nbytes for s in launch.writes if s.value is not None)
 
 
 def graph_of(build: Build, shapes: Shapes, training: bool, dtype: str) -> tuple[list[Value], list[Value]]:
@@ -94,13 +105,13 @@ def mlp_shapes(tokens: int, width: int, hidden: int) -> Shapes:
 def test_bias_and_activation_are_one_launch(activation: str) -> None:
     build = lambda x, w, b: ACTIVATIONS[activation](ft.linear(x, w, b))  # noqa: E731
     schedule = plan(build, mlp_shapes(TOKENS, WIDTH, HIDDEN)[:3])
-    assert len(schedule.launches) == 1 and len(schedule.launches[0].writes) == 1
+    assert len(schedule.launches) == 1 and len(results(schedule.launches[0])) == 1
 
 
 def test_relu_keeps_nothing_besides_its_result() -> None:
     schedule = plan(mlp("relu"), mlp_shapes(TOKENS, WIDTH, HIDDEN), training=True)
-    assert max(len(launch.writes) for launch in schedule.launches[:4]) == 1
-    assert not any(TOKENS * HIDDEN == s.nbytes for launch in schedule.launches for s in launch.writes)
+    assert max(len(results(launch)) for launch in schedule.launches[:4]) == 1
+    assert not any(TOKENS * HIDDEN in results(launch) for launch in schedule.launches)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
@@ -109,10 +120,12 @@ def test_training_an_mlp(activation: str) -> None:
     derivative and begins the bias's gradient, so that neither is read again but by products."""
     schedule = plan(mlp(activation), mlp_shapes(TOKENS, WIDTH, HIDDEN), training=True)
     assert len(products(schedule)) == 6
-    first, derivative = (launch for launch in schedule.launches if "matmul" in launch.label and len(launch.writes) == 2)
-    assert [s.nbytes for s in first.writes] == [TOKENS * HIDDEN * 2] * 2
+    first, derivative = (
+        launch for launch in schedule.launches if "matmul" in launch.label and len(results(launch)) == 2
+    )
+    assert results(first) == [TOKENS * HIDDEN * 2] * 2
     partial = TOKENS // SUM_ROWS * HIDDEN * 4
-    assert sorted(s.nbytes for s in derivative.writes) == [partial, TOKENS * HIDDEN * 2]
+    assert results(derivative) == [partial, TOKENS * HIDDEN * 2]
     assert others(schedule) == ["sum"], "of the output's gradient, which no product here computes"
 
 
@@ -155,7 +168,7 @@ def test_the_gradient_of_both_halves_is_one_launch(name: str) -> None:
     assert len(products(schedule)) == 6 and len(others(schedule)) == 1
     both = next(launch for launch in schedule.launches if "matmul +" in launch.label)
     partial = TOKENS // SUM_ROWS * 2 * HIDDEN * 4
-    assert sorted(s.nbytes for s in both.writes) == [partial, TOKENS * 2 * HIDDEN * 2]
+    assert results(both) == [partial, TOKENS * 2 * HIDDEN * 2]
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -208,7 +221,7 @@ def test_gradients_of_two_batches_are_summed_by_the_second_product() -> None:
 
     shapes = [(TOKENS, WIDTH), (TOKENS, HIDDEN)] * 2
     schedule = plan(build, shapes)
-    assert [launch.label for launch in schedule.launches] == ["matmul", "matmul + add"]
+    assert [launch.label.removeprefix("hopper ") for launch in schedule.launches] == ["matmul", "matmul + add"]
     check(build, [(70, 24), (70, 40)] * 2, training=False)
 
 
@@ -270,7 +283,7 @@ def training_step(blocks: int) -> Schedule:
     loss = ft.mean(difference * difference)
     parameters = [p for layer in layers for p in layer.parameters()]
     updates = optim.AdamW(parameters, 1e-3, clip_norm=1.0).updates(ft.grad(loss, parameters))
-    return lower(Graph((x, condition, target), (loss,)), updates, Target(arch=90))
+    return whole(lower(Graph((x, condition, target), (loss,)), updates, Target(arch=90)))
 
 
 def kinds(schedule: Schedule) -> Counter[str]:

@@ -19,10 +19,10 @@ from ..ir.graph import Graph
 from ..ir.index_map import IndexMap, StridedView, refine, row_major
 from ..ir.node import Node, Value
 from ..ir.op import Generator, Pointwise, Reduce, View
-from ..types import DType, bfloat16, bool_, float16
+from ..types import DType, bfloat16, bool_, float16, float64
 
 Deps = frozenset[int]
-NEVER = "tl.full((), False, tl.int1)"  # the condition of an element that is always masked
+NEVER = "tl.cast(False, tl.int1)"  # the condition of an element that is always masked
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class Emitter:
         scalars = [self.value(v, IndexMap.dense(v.shape).expand(index.shape)) for v in node.inputs]
         place, _ = self.place(index)
         text = node.op.lowering.render(node)  # type: ignore[union-attr]
-        names = {"index": f"({place.text})" if place.deps else f"tl.full((), {place.text}, tl.int32)"}
+        names = {"index": f"({place.text})" if place.deps else f"tl.cast({place.text}, tl.int32)"}
         if "stream" in node.attrs:
             if node not in self.streams:
                 self.streams.append(node)
@@ -326,13 +326,15 @@ def _terms(view: StridedView, coordinates: list[str]) -> list[str]:
 def constant(value: bool | int | float, dtype: DType) -> str:
     """A literal as a typed Triton scalar."""
     if dtype.is_float and value == 0 and math.copysign(1.0, value) < 0:
-        return f"lib.neg({constant(0.0, dtype)})"  # tl.full makes 0.0 of every number that equals 0
+        return f"lib.neg({constant(0.0, dtype)})"  # Triton makes 0.0 of every number that equals 0
     if dtype.is_float:
         value = float(np.asarray(value).astype(dtype.numpy)) if dtype.is_low_precision else float(value)
         text = repr(value) if value == value and abs(value) != float("inf") else f'float("{value}")'
     else:
         text = repr(bool(value) if dtype is bool_ else int(value))
-    return f"tl.full((), {text}, tl.{triton_name(dtype.compute)})"
+    if dtype is float64:
+        return f"tl.full((), {text}, tl.float64)"
+    return f"tl.cast({text}, tl.{triton_name(dtype.compute)})"  # (tl.full is not to be had within Gluon kernels)
 
 
 def triton_name(dtype: DType) -> str:

@@ -341,7 +341,7 @@ class _Writer:
 
 def _scalar(text: str) -> str:
     """The literal inside `constant(...)`."""
-    return text[len("tl.full((), ") : text.rindex(", ")]
+    return text[: text.rindex(", ")].removeprefix("tl.full((), ").removeprefix("tl.cast(")
 
 
 def define_function(name: str, arguments: list[str], lines: list[str]) -> str:

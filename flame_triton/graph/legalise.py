@@ -173,8 +173,13 @@ def _matmul(node: Node, target: Target) -> Value:
 
 
 def _split_k(node: Node, target: Target) -> int:
-    """Into how many pieces K is cut: enough for one wave of tiles, each piece at least 256 long; 1 means not at all."""
+    """Into how many pieces K is cut: enough for one wave of tiles, each piece at least 256 long; 1 means not at all.
+
+    Hopper's kernel cuts K itself.
+    """
     a, b = node.inputs
+    if target.arch == 90 and a.dtype.itemsize == 2 and all(n % 8 == 0 and n >= 64 for n in (*a.shape, b.shape[-1])):
+        return 1
     batch, k = math.prod(a.shape[:-2]), a.shape[-1]
     if target.interpreted or batch != 1 or a.dtype.itemsize == 8 or node.attrs["out_dtype"] is not a.dtype:
         return 1

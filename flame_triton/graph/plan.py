@@ -73,6 +73,20 @@ class ConstantTable:
     array: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Descriptor:
+    """A TMA descriptor argument: an array of `shape` and `strides` (in elements) at `operand`, moved in blocks.
+
+    The last stride is 1; the others, and the address, are multiples of 16 bytes. What a block covers outside is read
+    as 0. The block lies in shared memory as wgmma reads it, swizzled as far as its last axis allows.
+    """
+
+    operand: Operand
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class KernelRef:
     """A Triton function. module: a dotted name inside the package, or for generated code its module name.
@@ -87,7 +101,7 @@ class KernelRef:
     digest: str = ""
 
 
-Argument: TypeAlias = Operand | PointerTable | ConstantTable | int | float | tuple["Argument", ...]
+Argument: TypeAlias = Operand | Descriptor | PointerTable | ConstantTable | int | float | tuple["Argument", ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 from .. import config
 from ..codegen.cache import PACKAGE, load_module
 from ..errors import CompileError, DeviceError
-from ..graph.plan import KernelRef
+from ..graph.plan import Descriptor, KernelRef
 
 _WRAPPED = ("triton", "flame_triton.kernels", PACKAGE)
 _COMPILED_ONLY = "triton.experimental.gluon"
@@ -133,6 +133,15 @@ def constexprs_of(ref: KernelRef) -> frozenset[str]:
     """The parameters of the function that `ref` names that are annotated as constexpr."""
     found = inspect.get_annotations(resolve(ref).fn)
     return frozenset(n for n, a in found.items() if "constexpr" in (a if isinstance(a, str) else repr(a)))
+
+
+def descriptor(argument: Descriptor, base: Any) -> Any:
+    """The TMA descriptor of an array whose first element is that of the tensor `base`, as Gluon kernels take it."""
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    layout = gl.NVMMASharedLayout.get_default_for(list(argument.block), getattr(gl, argument.operand.dtype.name))
+    return TensorDescriptor(base, list(argument.shape), list(argument.strides), list(argument.block), layout)
 
 
 def known_trouble() -> str | None:

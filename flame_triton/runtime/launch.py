@@ -10,11 +10,11 @@ import numpy as np
 
 from .. import config
 from ..errors import CompileError
-from ..graph.plan import Argument, ConstantTable, KernelRef, Launch, Operand, PointerTable, Slot
+from ..graph.plan import Argument, ConstantTable, Descriptor, KernelRef, Launch, Operand, PointerTable, Slot
 from ..types import TensorType, int64
 from ..types import dtype as as_dtype
 from .buffers import Place
-from .jit import known_trouble, parameters, resolve
+from .jit import descriptor, known_trouble, parameters, resolve
 
 Table: TypeAlias = PointerTable | ConstantTable
 
@@ -68,6 +68,8 @@ def arguments(
     def value(argument: Argument) -> Any:
         if isinstance(argument, Operand):
             return _tensor(memory(argument))
+        if isinstance(argument, Descriptor):
+            return descriptor(argument, _tensor(memory(argument.operand)))
         if isinstance(argument, PointerTable | ConstantTable):
             return _tensor(tables[argument])
         if isinstance(argument, tuple):
@@ -176,6 +178,8 @@ def _specialised(argument: Argument, by_value: bool, by_alignment: bool) -> Any:
     if isinstance(argument, Operand):
         aligned = argument.offset * argument.dtype.itemsize % DIVISOR == 0
         return _TYPES[argument.dtype.name], by_value and by_alignment and aligned
+    if isinstance(argument, Descriptor):
+        return "descriptor", argument.operand.dtype.name, argument.block
     if isinstance(argument, PointerTable | ConstantTable):
         return _TYPES[table_type(argument).dtype.name], by_value and by_alignment
     if isinstance(argument, bool | np.bool_):

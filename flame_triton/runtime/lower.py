@@ -240,10 +240,13 @@ class Lowering:
         constexprs: Mapping[str, object],
         options: Mapping[str, int],
         label: str,
+        *,
+        read: Sequence[Slot] = (),
+        written: Sequence[Slot] = (),
     ) -> None:
         """Launch a kernel that ends in EPILOGUE(acc, b, m, n, mask, ptrs).
 
-        args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple holds pointers of the
+        read, written: workspaces besides operands, extras and results. args: from the tuple `ptrs` to all arguments. The result's shape is [..., M, N]; the tuple holds pointers of the
         epilogue's operands and results, the number of matrices, M, and the streams of random draws.
         """
         made = generate(call.region, call.roles, call.region.inputs[0])
@@ -258,7 +261,7 @@ class Lowering:
         index = len(self.launches)
         self.emit(
             call.node, kernel, grid, args(ptrs), {"EPILOGUE": reference(made), **constexprs}, options,
-            [*operands, *extras], results, label if "kernel" not in call.node.attrs else f"{label} + {made.name}",
+            [*operands, *extras, *read], [*results, *written], label if "kernel" not in call.node.attrs else f"{label} + {made.name}",
         )  # fmt: skip
         self.in_place += [(index, results[o], extras[i]) for o, i in made.in_place if extras[i] not in operands]
 
