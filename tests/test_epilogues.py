@@ -132,14 +132,14 @@ def test_training_an_mlp(activation: str) -> None:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("tokens", [40, 64, 65, 130, 200])
 def test_mlp_values(activation: str, tokens: int) -> None:
-    check(mlp(activation), mlp_shapes(tokens, 24, 80))
+    check(mlp(activation), mlp_shapes(tokens, 24, 330))
 
 
 @pytest.mark.parametrize("tokens", [130, 192])
 def test_interpreted_kernels_sum_too(tokens: int) -> None:
-    inputs, outputs = graph_of(mlp("silu"), mlp_shapes(tokens, 24, 80), True, "float32")
+    inputs, outputs = graph_of(mlp("relu"), mlp_shapes(tokens, 24, 330), True, "float32")
     labels = products(lower(Graph(tuple(inputs), tuple(outputs)), {}, Target(interpreted=True)))
-    assert any(label.endswith(("_sum", "_etc")) for label in labels), labels
+    assert any(label.endswith("sum") for label in labels), labels
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
@@ -174,7 +174,7 @@ def test_the_gradient_of_both_halves_is_one_launch(name: str) -> None:
 @pytest.mark.parametrize("name", GATES)
 @pytest.mark.parametrize("tokens", [30, 129, 192])
 def test_gated_unit_values(name: str, tokens: int) -> None:
-    check(gated_unit(GATES[name]), gated_unit_shapes(tokens, 24, 70))
+    check(gated_unit(GATES[name]), gated_unit_shapes(tokens, 24, 330))
 
 
 def test_gated_unit_dtypes() -> None:

@@ -142,7 +142,7 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
 
 
 def _computed_by_product(x: Value) -> bool:
-    """True if x is computed, element by element, from the result of a product of its size, whose epilogue can then sum
+    """True if x, or either half of it, is computed from the result of a product of that size, whose epilogue can sum
     it on the way."""
     waiting, seen = [x], {x}
     while waiting and len(seen) < 64:
@@ -151,7 +151,7 @@ def _computed_by_product(x: Value) -> bool:
         if isinstance(lowering, Kernel) and lowering.sums:
             return True
         if isinstance(lowering, Pointwise | View):
-            fresh = [u for u in v.node.inputs if u.size == x.size and u not in seen]
+            fresh = [u for u in v.node.inputs if u.size in (x.size, x.size // 2) and u not in seen]
             waiting += fresh
             seen.update(fresh)
     return False
