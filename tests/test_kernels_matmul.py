@@ -51,6 +51,7 @@ def run(
     inner: int = 1,
     epilogue: Any = store_epilogue,
     ptrs: tuple[Any, ...] = (),
+    slices: int = 1,
 ) -> np.ndarray:
     """Launches the matmul; ptrs: of the epilogue, if it is not the plain one."""
     shape = (problem.M, problem.N, problem.K, problem.batch, inner)
@@ -58,7 +59,7 @@ def run(
     launch(
         matmul, grid(problem, config), a, b, ptrs, *shape, *a_strides, *b_strides, epilogue, problem.precision,
         config.BLOCK_B, config.BLOCK_M, config.BLOCK_N, config.BLOCK_K, config.GROUP_M, config.even_k(problem.K),
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        slices, num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     return out.result()
 
@@ -247,6 +248,19 @@ def test_epilogue_coordinates(rng: np.random.Generator, block_b: int) -> None:
     got = run(x, y, out, Problem(5, 33, 40, 16, "float32"), config, strides(x, 1), strides(y, 1), epilogue=coordinates)
     b, m, n = np.indices(got.shape)
     np.testing.assert_array_equal(got, b * 10000 + m * 100 + n)
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_epilogue_takes_a_tile_in_slices(rng: np.random.Generator, slices: int) -> None:
+    a, b = integers(rng, (2, 33, 16), "float32"), integers(rng, (2, 16, 100), "float32")
+    x, y, out = tensor(a), tensor(b), Output((2, 33, 100), "float32")
+    problem, config = Problem(2, 33, 100, 16, "float32"), Config(1, 16, 64, 16, 2, 1, 2)
+    got = run(x, y, out, problem, config, strides(x, 1), strides(y, 1), slices=slices)
+    np.testing.assert_array_equal(got, exact(a, b))
+    x, y = tensor(np.zeros_like(a)), tensor(np.zeros_like(b))
+    got = run(x, y, out, problem, config, strides(x, 1), strides(y, 1), epilogue=coordinates, slices=slices)
+    matrix, m, n = np.indices(got.shape)
+    np.testing.assert_array_equal(got, matrix * 10000 + m * 100 + n)
 
 
 # --- configurations ---

@@ -306,13 +306,15 @@ class Emitter:
                 return inner
             return self.assign(f"lib.swap_pairs({inner.text})", inner.deps, node.op.name)
         below = node.op.lowering.map(node).then(index)  # type: ignore[union-attr]
-        inner = self.value(source, below)
         if not node.op.lowering.map(node).masked:  # type: ignore[union-attr]
-            return inner
+            return self.value(source, below)
         place, valid = self.place(below)
         if valid is None:
-            return inner
+            return self.value(source, below)
         fill = constant(node.attrs["fill"], node.type.dtype)
+        if valid == NEVER:
+            return Term(fill, frozenset())
+        inner = self.value(source, below)
         return self.assign(f"tl.where({valid}, {inner.text}, {fill})", inner.deps | place.deps, node.op.name)
 
     def _generator(self, node: Node, index: IndexMap) -> Term:

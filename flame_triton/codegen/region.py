@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from ..graph.access import base_of, parts_of
 from ..graph.legalise import identity
-from ..graph.region import region_key
+from ..graph.plan import SUM_ROWS
+from ..graph.region import halves, region_key
 from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
@@ -227,7 +228,12 @@ class _Writer:
         outputs = list(zip(self.region.outputs, self.roles, self.results, strict=True))
         stores: list[str] = []  # after every load, so that a result may take over the memory of an operand
         for value, role, pointer in outputs:
-            if role != "column":
+            if role == "column" and form == "epilogue":
+                self._store_sums(emitter, value, pointer, stores)
+            elif role == "halves":
+                for index in self._halves(emitter.space):
+                    self._store_at(emitter, emitter.value(value, index), index, role, pointer, stores)
+            elif role != "column":
                 self._store(emitter, value, role, pointer, stores)
         if form == "columns":
             self._columns(emitter, parts)
@@ -290,6 +296,11 @@ class _Writer:
             term = emitter.value(value, IndexMap.dense(value.shape).reshape(emitter.space.shape))
         else:
             term = emitter.value(value, index)
+        self._store_at(emitter, term, index, role, pointer, lines)
+
+    def _store_at(
+        self, emitter: Emitter, term: Term, index: IndexMap, role: str, pointer: str, lines: list[str]
+    ) -> None:
         place, _ = emitter.place(index)
         axes = {"row": len(emitter.space.axes) - 1, "column": 1}
         present = frozenset(range(len(emitter.space.axes))) - {axes.get(role, -1)}
@@ -298,6 +309,24 @@ class _Writer:
         if missing:
             offsets += "".join(f" + {emitter.space.axes[a].name} * 0" for a in missing)
         lines.append(store(pointer, offsets, term.text, emitter.mask(present), value.dtype))
+
+    def _store_sums(self, emitter: Emitter, value: Value, pointer: str, lines: list[str]) -> None:
+        """The sums over every SUM_ROWS rows of a tile; rows beyond the last count as zeros, whatever is summed."""
+        rows, columns = (a.size for a in emitter.space.axes[1:])
+        source = value.node.inputs[0]
+        width = source.shape[-1]
+        while source.size != rows * width:  # without the rows that make it a whole number of parts
+            source = source.node.inputs[0]
+        whole = [IndexMap.dense(source.shape).reshape(emitter.space.shape)] if width == columns else []
+        for i, index in enumerate(whole or self._halves(emitter.space)):
+            zeroed = f"tl.where(mask, {emitter.value(source, index).text}, 0.0)"
+            n = f"n + {columns}" if i else "n"
+            lines.append(f"lib.store_column_sums({pointer}, {zeroed}, m, {n}, M, {width}, n_ok, {SUM_ROWS})")
+
+    def _halves(self, space: Space) -> list[IndexMap]:
+        """Where the two elements of a value twice as wide as the space stand."""
+        width = space.axes[-1].size
+        return [h.reshape(space.shape) for h in halves(math.prod(space.shape) // width, width)]
 
     def _columns(self, emitter: Emitter, parts: dict[str, list[str]]) -> None:
         for i, node in enumerate(self.column_reduces):

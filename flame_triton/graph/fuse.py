@@ -26,8 +26,9 @@ from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
-from ..types import TensorType
+from ..types import TensorType, bool_
 from .access import fits, map_onto, parts_of, view_map, views_below
+from .epilogue import joins_halves, same_elements, sums_rows
 from .plan import Target
 from .region import build_region
 
@@ -54,8 +55,8 @@ def _no_ref(*_: object, **__: object) -> object:
 
 
 # roles: for each output "full" (an element for each of the iteration space, in order), "row", "column", "permuted" (a
-# reordering view of a "full" value, stored in its own order) or "parts" (see parts_of: several values side by side,
-# each an element for each of the iteration space)
+# reordering view of a "full" value, stored in its own order), "parts" (see parts_of: several values side by side, each
+# an element for each of the iteration space) or "halves" (twice as wide: elements n and n + N)
 register(Op("fused", _fused_type, Fused("region"), _no_ref, stores=True))
 # kernel: the Op with the epilogue; attrs: that node's own attributes; the operands of the kernel come first
 register(Op("fused_kernel", _kernel_type, Fused("kernel"), _no_ref, stores=True))
@@ -68,7 +69,7 @@ class Cluster:
     kind: "region", "epilogue" (a kernel that takes one) or "kernel"; level: above everything it reads; size: elements
     of the iteration space;
     rows: (M, N) once a row reduction has joined; groups: (G, R, N) once a column reduction has.
-    members: anchor -> its role in the kernel; reads: what is loaded; cost: instructions per element.
+    members: anchor -> its role (see below); reads: what is loaded; cost: instructions per element.
     """
 
     kind: str
@@ -196,7 +197,9 @@ class _Fuser:
                 else:
                     cost += lowering.cost
                     read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
-                    if read > INLINE_BYTES * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
+                    # To write a flag and read it back costs as much as to read two bytes where it is needed.
+                    most = 2 if value.dtype is bool_ else INLINE_BYTES
+                    if read > most * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
                         self.stored.add(value)
                         sources, cost = frozenset((value,)), 0
                 self.sources[value] = (sources, cost)
@@ -318,20 +321,38 @@ class _Fuser:
         late = any(self._level(v) >= cluster.level for v, _ in anchor.reads if v not in cluster.members)
         if late and not self._may_rise(cluster):
             return None
+        if cluster.kind == "epilogue" and anchor.reduce == "column":
+            return "column" if self._sums_epilogue(cluster, anchor) else None
         if cluster.kind == "epilogue":
             whole = anchor.reduce is None and anchor.size == cluster.size and _is_pointwise(anchor.value)
             whole = whole and not self._belongs_to_rows(anchor)
-            straight = all(cluster.members[v] == "full" and _same_elements(index, cluster.size) for v, index in inside)
-            return "full" if whole and straight else None
+            straight = all(cluster.members[v] == "full" and same_elements(index, cluster.size) for v, index in inside)
+            if whole and straight:
+                return "full"
+            roles = [(cluster.members[v], index) for v, index in inside]
+            fits_halves = anchor.reduce is None and _is_pointwise(anchor.value) and not self._belongs_to_rows(anchor)
+            assert cluster.node is not None
+            return "halves" if fits_halves and joins_halves(cluster.node, anchor.value, roles) else None
         if anchor.size == cluster.size:
             return "full" if self._fits_whole(cluster, anchor, inside) else None
         if anchor.reduce or not inside:
             return None
         roles = {cluster.members[v] for v, _ in inside}
-        if len(roles) != 1 or not all(_same_elements(index, anchor.size) for _, index in inside):
+        if len(roles) != 1 or not all(same_elements(index, anchor.size) for _, index in inside):
             return None
         role = roles.pop()
         return role if role in ("row", "column") else None
+
+    def _sums_epilogue(self, cluster: Cluster, anchor: Anchor) -> bool:
+        """True if the anchor sums rows of a result of the epilogue, and nothing else reads that result but kernels and
+        such sums: else the kernel that reads it sums it on the way."""
+        assert cluster.node is not None
+        if len(anchor.reads) != 1:
+            return False
+        value, index = anchor.reads[0]
+        users = self.users.get(value, [])
+        alone = all(u.value in cluster.members or (u.reduce == "column" and len(u.reads) == 1) for u in users)
+        return alone and sums_rows(cluster.node, cluster.members.get(value), anchor.value.node, index)
 
     def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
         """ "permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""
@@ -384,7 +405,7 @@ class _Fuser:
             role = cluster.members[v]
             if role in ("permuted", "parts"):
                 return False
-            if role == "full" and not _same_elements(index, cluster.size):
+            if role == "full" and not same_elements(index, cluster.size):
                 return False
             if role == "row" and (rows is None or not _same_rows(index, *rows)):
                 return False
@@ -490,11 +511,6 @@ class _Fuser:
     def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:
         pairs = zip(node.inputs, self._kernel_operands(node), strict=True)
         return [self._resolve(v, table, base) for v, base in pairs]
-
-
-def _same_elements(index: IndexMap, size: int) -> bool:
-    """True if element i of the space reads element i of the value, in row-major order."""
-    return index.is_dense or index.reshape((size,)).is_dense
 
 
 def _same_rows(index: IndexMap, rows: int, length: int) -> bool:

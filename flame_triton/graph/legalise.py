@@ -13,9 +13,9 @@ import math
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
-from ..ir.op import Leaf, Reduce, call
+from ..ir.op import Kernel, Leaf, Pointwise, Reduce, View, call
 from ..types import DType, bool_, float32
-from .plan import Target
+from .plan import SUM_ROWS, Target
 
 ROW_LIMIT = 4096  # elements of a row that one program holds in registers
 COLUMN_LIMIT = 64  # rows that one program of a column reduction walks at least when there are few groups
@@ -134,11 +134,15 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     """[G, R, N] -> [G, 1, N]."""
     groups, length, width = x.shape
     tiles = groups * max(1, width // 1024)
-    if target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH:
+    beside = kind == "sum" and groups == 1 and length > 2 * SUM_ROWS and _computed_by_product(x)
+    if not beside and (target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH):
         return make(kind, [x], axes=(1,)).out
-    if groups == 1 and length <= LAST_STAGE and x.type.nbytes <= LAST_STAGE * 4 * 8192:
+    if beside:
+        piece = SUM_ROWS
+    elif groups == 1 and length <= LAST_STAGE and x.type.nbytes <= LAST_STAGE * 4 * 8192:
         return make(kind, [x], axes=(1,)).out
-    piece = _rows_walked(groups, length, PROGRAMS * target.processors)
+    else:
+        piece = _rows_walked(groups, length, PROGRAMS * target.processors)
     x = _padded(kind, x, 1, piece)
     parts = x.shape[1] // piece
     partial = make(kind, [call("reshape", x, (groups * parts, piece, width))], axes=(1,)).out
@@ -156,6 +160,22 @@ def _rows_walked(groups: int, length: int, processors: int) -> int:
     parts = min((d for d in range(1, length + 1) if length % d == 0), key=cost)
     even = length * groups / processors
     return length // parts if cost(parts) <= 4 * even + COLUMN_LIMIT else COLUMN_LIMIT
+
+
+def _computed_by_product(x: Value) -> bool:
+    """True if x, or either half of it, is computed from the result of a product of that size, whose epilogue can sum
+    it on the way."""
+    waiting, seen = [x], {x}
+    while waiting and len(seen) < 64:
+        v = waiting.pop(0)
+        lowering = v.node.op.lowering
+        if isinstance(lowering, Kernel) and lowering.sums:
+            return True
+        if isinstance(lowering, Pointwise | View):
+            fresh = [u for u in v.node.inputs if u.size in (x.size, x.size // 2) and u not in seen]
+            waiting += fresh
+            seen.update(fresh)
+    return False
 
 
 def _matmul(node: Node, target: Target) -> Value:

@@ -10,6 +10,8 @@ import numpy as np
 from ..ir.node import Node, Value
 from ..types import DType
 
+SUM_ROWS = 64  # rows that one column sum of an epilogue covers; tiles of such a kernel are whole multiples of it high
+
 
 @dataclass(frozen=True)
 class Target:

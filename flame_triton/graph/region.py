@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..ir.graph import Graph
+from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value, attr_key
 from ..ir.op import OPS
 
@@ -39,6 +40,13 @@ def build_region(
         table.update(zip(node.outputs, new.outputs, strict=True))
     inputs = tuple(table[v] for v in (*results, *order))
     return Graph(inputs, tuple(table[v] for v in outputs)), order
+
+
+def halves(rows: int, width: int) -> tuple[IndexMap, IndexMap]:
+    """Where [rows, width] lies in the left and in the right half of [rows, 2 width]."""
+    whole = IndexMap.dense((rows, 2 * width))
+    left, right = (whole.slice((0, start), (rows, width), (1, 1)) for start in (0, width))
+    return left, right
 
 
 def region_key(region: Graph) -> tuple[object, ...]:

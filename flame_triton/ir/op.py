@@ -90,12 +90,14 @@ class Kernel:
         "strided"  one strided view with unit stride in the last axis
         "any"      one strided view, stride 0 included
     epilogue: the kernel ends in a call with its accumulator, and pointwise readers of its only result may join it.
+    sums: its epilogue may sum columns over every SUM_ROWS rows (graph/plan.py): its tiles are whole multiples high.
     orders: the order of its result's axes is worth keeping in what is computed from it (see graph/placement.py).
     """
 
     family: str
     takes: tuple[str, ...] = ("dense",)
     epilogue: bool = False
+    sums: bool = False
     orders: bool = False
 
     def layout(self, position: int) -> str:

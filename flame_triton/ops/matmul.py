@@ -54,7 +54,7 @@ def _ref(a: np.ndarray, b: np.ndarray, *, out_dtype: DType) -> np.ndarray:
 @define(
     "matmul",
     infer=_type,
-    lowering=Kernel("matmul", takes=("matrix",), epilogue=True),
+    lowering=Kernel("matmul", takes=("matrix",), epilogue=True, sums=True),
     ref=_ref,
     vjp=_vjp,
     samples=samples(

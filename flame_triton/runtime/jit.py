@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from .. import config
 from ..codegen.cache import PACKAGE, load_module
 from ..errors import CompileError, DeviceError
@@ -39,24 +37,6 @@ def prepare() -> None:
             "triton was imported with TRITON_INTERPRET=1 before flame_triton chose to compile kernels for the GPU; "
             "unset TRITON_INTERPRET, or set FLAME_INTERPRET=1 to interpret them"
         )
-    if interpreted:
-        _splat_flags()
-
-
-def _splat_flags() -> None:
-    """The interpreter widens a number to a block in the dtype of its handle, and the handle of a comparison keeps the
-    operands' dtype: a flag of two floats would become a float. Widen it as the bool that it is.
-    """
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    widen = InterpreterBuilder.create_splat
-
-    def create_splat(self: Any, ret_ty: Any, arg: Any) -> Any:
-        if arg.data.dtype != bool:
-            return widen(self, ret_ty, arg)
-        return TensorHandle(np.full(ret_ty.shape, arg.data.reshape(-1)[0]), arg.dtype.scalar)
-
-    InterpreterBuilder.create_splat = create_splat
 
 
 def _interpret() -> None:

@@ -16,7 +16,7 @@ from ..codegen.region import Generated, generate, streams_of
 from ..errors import CompileError
 from ..graph.access import map_onto, views_below
 from ..graph.pipeline import optimise, without_collection
-from ..graph.plan import Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
+from ..graph.plan import SUM_ROWS, Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import OPS, Fused, Kernel, Leaf, View
@@ -58,6 +58,17 @@ class KernelCall:
     extras: tuple[Value, ...]
     region: Graph
     roles: tuple[str, ...]
+
+    @property
+    def row_multiple(self) -> int:
+        """Tiles handed to the epilogue must be a multiple of this high."""
+        return SUM_ROWS if "column" in self.roles else 1
+
+    @property
+    def heavy(self) -> bool:
+        """True if the epilogue holds more of a tile in registers than the accumulator and what becomes of it."""
+        whole = self.region.inputs[0].size
+        return bool({"column", "halves"} & set(self.roles)) or any(v.size >= whole for v in self.extras)
 
 
 class Lowering:

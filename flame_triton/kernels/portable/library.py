@@ -176,6 +176,7 @@ __all__ = [
     "sqrt",
     "stochastic_round",
     "store",
+    "store_column_sums",
     "swap_pairs",
     "tan",
     "tanh",
@@ -234,6 +235,23 @@ def store(ptr, offsets, value, mask=None):
         tl.store(ptr + offsets, value != 0, mask=mask)
     else:
         tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def store_column_sums(ptr, x, m, n, M, N, mask, ROWS: tl.constexpr):
+    """ptr[m // ROWS, n] = the sum of x over every ROWS rows of a tile; ptr: row-major [cdiv(M, ROWS), N].
+
+    x: [BLOCK_M, BLOCK_N], BLOCK_M a multiple of ROWS, 0 where there is no element; m: [BLOCK_M, 1], the first a
+    multiple of ROWS; n, mask: [1, BLOCK_N].
+    """
+    tl.static_assert(x.shape[0] % ROWS == 0, "a tile must be a multiple of ROWS high")
+    if x.shape[0] == ROWS:
+        part = tl.min(m, axis=0, keep_dims=True) // ROWS  # [1, 1]
+        total = tl.sum(x, axis=0, keep_dims=True)
+    else:
+        part = tl.min(m) // ROWS + tl.arange(0, x.shape[0] // ROWS)[:, None]
+        total = tl.sum(tl.reshape(x, (x.shape[0] // ROWS, ROWS, x.shape[1])), axis=1)
+    store(ptr, part * N + n, total, mask & (part * ROWS < M))
 
 
 @triton.jit

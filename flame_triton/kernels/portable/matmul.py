@@ -28,7 +28,7 @@ def matmul(
     stride_b0, stride_b1, stride_bk, stride_bn,
     EPILOGUE: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GROUP_M: tl.constexpr, EVEN_K: tl.constexpr,
+    GROUP_M: tl.constexpr, EVEN_K: tl.constexpr, SLICES: tl.constexpr = 1,
 ):  # fmt: skip
     """acc = A[b] @ B[b] for every b in [0, batch), handed to EPILOGUE tile by tile; stores nothing itself.
 
@@ -38,13 +38,14 @@ def matmul(
     float64.
 
     Launch `matmul_configs.grid(problem, config)` programs. EVEN_K: K is a positive multiple of BLOCK_K, so that the
-    loop needs no mask. INPUT_PRECISION is for float32 alone, see `library.dot`.
+    loop needs no mask. SLICES: in how many parts the epilogue takes a tile's columns, where BLOCK_B is 1; 1, 2 or 4.
+    INPUT_PRECISION is for float32 alone, see `library.dot`.
 
     EPILOGUE(acc, b, m, n, mask, ptrs) is a @triton.jit function that loads what it needs and stores the result:
-        acc   [BLOCK_M, BLOCK_N], or [BLOCK_B, BLOCK_M, BLOCK_N] when BLOCK_B > 1; float32 or float64
+        acc   [BLOCK_M, BLOCK_N / SLICES], or [BLOCK_B, BLOCK_M, BLOCK_N] when BLOCK_B > 1; float32 or float64
         b     batch index, int64: scalar, or [BLOCK_B, 1, 1]
-        m, n  row and column index, int32: [BLOCK_M, 1] and [1, BLOCK_N], with a leading 1 when BLOCK_B > 1; widen
-              m before multiplying it with a row stride if one matrix may exceed 2^31 elements
+        m, n  row and column index, int32: [BLOCK_M, 1] and [1, BLOCK_N / SLICES], with a leading 1 when BLOCK_B > 1;
+              widen m before multiplying it with a row stride if one matrix may exceed 2^31 elements
         mask  True where the element exists, shaped like acc
         ptrs  the tuple given at launch (pointers and scalars), untouched
     """
@@ -69,7 +70,7 @@ def matmul(
             p_a, p_b, k[None, :], k[:, None], K, BLOCK_K * stride_ak, BLOCK_K * stride_bk,
             (BLOCK_M, BLOCK_N), INPUT_PRECISION, BLOCK_K, EVEN_K,
         )  # fmt: skip
-        EPILOGUE(acc, b, m, n, mask, ptrs)
+        _finish(acc, b, m, n0, M, N, ptrs, EPILOGUE, SLICES)
     else:
         b = (batch_block * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)[:, None, None]  # [BLOCK_B, 1, 1]
         there = b < batch
@@ -82,6 +83,19 @@ def matmul(
             (BLOCK_B, BLOCK_M, BLOCK_N), INPUT_PRECISION, BLOCK_K, EVEN_K,
         )  # fmt: skip
         EPILOGUE(acc, b, m[None, :, :], n[None, :, :], there & mask[None, :, :], ptrs)
+
+
+@triton.jit
+def _finish(acc, b, m, n0, M, N, ptrs, EPILOGUE: tl.constexpr, SLICES: tl.constexpr):
+    """EPILOGUE on the columns of a tile from n0 on, in SLICES slices, one after the other."""
+    if SLICES == 1:
+        n = n0 + tl.arange(0, acc.shape[1])[None, :]
+        EPILOGUE(acc, b, m, n, (m < M) & (n < N), ptrs)
+    else:
+        half: tl.constexpr = acc.shape[1] // 2
+        left, right = tl.split(tl.permute(tl.reshape(acc, (acc.shape[0], 2, half)), (0, 2, 1)))
+        _finish(left, b, m, n0, M, N, ptrs, EPILOGUE, SLICES // 2)
+        _finish(right, b, m, n0 + half, M, N, ptrs, EPILOGUE, SLICES // 2)
 
 
 @triton.jit

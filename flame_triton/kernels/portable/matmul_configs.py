@@ -15,6 +15,7 @@ class Problem:
 
     dtype: of both operands; layout_a, layout_b: "n" if the matrix is row-major, "t" if its transpose is;
     precision: of float32 products, as in `library.dot`.
+    row_multiple: the epilogue wants BLOCK_M to be a multiple of it; heavy: it needs registers besides the accumulator.
     """
 
     batch: int
@@ -25,6 +26,8 @@ class Problem:
     layout_a: str = "n"
     layout_b: str = "n"
     precision: str = "ieee"
+    row_multiple: int = 1
+    heavy: bool = False
 
     @property
     def itemsize(self) -> int:
@@ -57,6 +60,10 @@ class Config:
     def even_k(self, K: int) -> bool:
         """The EVEN_K argument of the kernel."""
         return K > 0 and K % self.BLOCK_K == 0
+
+    def slices(self, problem: Problem, interpreted: bool) -> int:
+        """The SLICES argument of the kernel: 16 elements a thread, mostly, for a heavy epilogue."""
+        return max(1, min(4, self.BLOCK_N // 32)) if problem.heavy and not interpreted and self.BLOCK_B == 1 else 1
 
 
 def _cdiv(a: int, b: int) -> int:
@@ -142,6 +149,8 @@ def configs(problem: Problem, arch: int = 90) -> list[Config]:
     for block_m, block_n, block_k, warps in _tiles(problem):
         if block_m > max(16, _power_of_two(problem.M)) or block_n > max(16, _power_of_two(problem.N)):
             continue
+        if block_m % problem.row_multiple:
+            continue
         block_k = min(block_k, max(16, _power_of_two(problem.K)))
         group = _group_m(problem, block_m, block_n)
         deepest = min(4, _cdiv(problem.K, block_k) + 1)
@@ -159,7 +168,7 @@ def _efficiency(config: Config, problem: Problem, arch: int) -> float:
     if arch >= 90 and config.BLOCK_M >= 64 and config.num_warps >= 4:  # wgmma
         part = {256: 1.0, 128: 0.9, 64: 0.65, 32: 0.4}.get(config.BLOCK_N, 0.25)
         area = config.BLOCK_M * config.BLOCK_N
-        if area >= 16384 and config.num_warps == 4:
+        if area >= 4096 * config.num_warps and (config.num_warps == 4 or problem.heavy):
             part *= 0.5  # 128 accumulators a thread leave no registers for an epilogue
         # Measured on an H200 (docs/measurements.md): short products do not pay for large tiles.
         return part * 0.7 if area > 8192 and problem.K < 2048 else part

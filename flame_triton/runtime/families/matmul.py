@@ -84,7 +84,10 @@ def matmul(lowering: Lowering, node: Node) -> None:
     """C[b] = A[b] @ B[b]; inputs: A [..., M, K], B [..., K, N]."""
     call = lowering.call(node)
     a, b = (_matrix(lowering, value) for value in call.operands)
-    problem = Problem(a.batch, a.rows, b.columns, a.columns, a.operand.dtype.name, a.layout, b.layout)
+    problem = Problem(
+        a.batch, a.rows, b.columns, a.columns, a.operand.dtype.name, a.layout, b.layout,
+        row_multiple=call.row_multiple, heavy=call.heavy,
+    )  # fmt: skip
     target = lowering.target
     out = call.region.inputs[0].dtype.itemsize
     hopper = out if _takes_hopper(target, a, b) else 0
@@ -131,6 +134,7 @@ def _emit_portable(
         "BLOCK_K": config.BLOCK_K,
         "GROUP_M": config.GROUP_M,
         "EVEN_K": config.even_k(problem.K),
+        "SLICES": config.slices(problem, lowering.target.interpreted),
     }
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     sizes = (problem.M, problem.N, problem.K, problem.batch, a.inner, *a.strides, *b.strides)
@@ -176,10 +180,10 @@ def _emit_hopper(
         {"num_warps": 4}, "hopper matmul", written=work,
     )  # fmt: skip
     if cut:
-        block = {"BLOCK_M": 32, "BLOCK_N": 64, "PARTS": -(-programs // cut) + 3}
+        block = {"BLOCK_M": max(32, call.row_multiple), "BLOCK_N": 64, "PARTS": -(-programs // cut) + 3}
         tail = {"TILE_M": config.tile_rows, "TILE_N": config.BLOCK_N, "DEPTH": config.depth(problem), **block}
         lowering.emit_call(
-            call, _TAIL, (cut, config.tile_rows // 32, config.BLOCK_N // 64),
+            call, _TAIL, (cut, config.tile_rows // block["BLOCK_M"], config.BLOCK_N // block["BLOCK_N"]),
             lambda ptrs: (work_pointer, ptrs, problem.M, problem.N, programs, problem.batch),
             {**tail, "GROUP_M": config.GROUP_M}, {"num_warps": 4}, "hopper matmul, cut tiles", read=work,
         )  # fmt: skip
