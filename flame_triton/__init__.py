@@ -25,6 +25,7 @@ from .types import DType, bfloat16, bool_, dtype, float16, float32, float64, int
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
+    from .runtime.bundle import load_bundle
     from .runtime.compile import compile
     from .runtime.program import Program
     from .runtime.state import State
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # What needs torch is loaded when it is first asked for, so that `import flame_triton` and --help stay quick.
 _LATER = {
     "compile": ".runtime.compile",
+    "load_bundle": ".runtime.bundle",
     "Program": ".runtime.program",
     "State": ".runtime.state",
     "nn": ".nn",
@@ -44,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'flame_triton' has no attribute {name!r}")
     module = import_module(_LATER[name], __name__)
-    found = getattr(module, name) if name in ("compile", "Program", "State") else module
+    found = getattr(module, name) if name in ("compile", "load_bundle", "Program", "State") else module
     globals()[name] = found
     return found
 
@@ -53,6 +55,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType",
     "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_", "fused",
+    "load_bundle",
 ]
 # fmt: on
 __all__ += _public.__all__

@@ -22,6 +22,7 @@ from rich.progress import Progress
 from typer.core import TyperGroup
 
 from . import __version__, config
+from .cli_build import build
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
 from .ir.node import Value
@@ -86,6 +87,7 @@ app = typer.Typer(
 )
 train_app = typer.Typer(**_settings("Train a model."))
 app.add_typer(train_app, name="train")
+app.command(epilog=EPILOG)(build)
 
 
 def _show_version(wanted: bool) -> None:

@@ -346,7 +346,7 @@ def test_kernels_are_compiled_for_devices_that_are_not_there(tmp_path) -> None:
     code = textwrap.dedent(COMPILE.format(tests=os.path.dirname(__file__))) + textwrap.dedent(
         """
         for arch in (90, 80):
-            reports = compile_ahead(launches, Target(arch=arch), threads=2)
+            reports = compile_ahead(launches, Target(arch=arch), at_once=2)
             print(json.dumps([vars(r) for r in reports]))
         assert len(reports) == len(distinct(launches)) == len(launches) - 1
         """
