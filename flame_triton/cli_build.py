@@ -43,7 +43,9 @@ def build(
     heads: Annotated[int, typer.Option(min=1, help="digits: attention heads.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="digits: images a step.")] = 64,
     dtype: Annotated[str, typer.Option(help="digits: of the computation.")] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, messages to stderr.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object to stdout, messages to stderr.")
+    ] = False,
 ) -> None:
     """Compile every kernel of a program for a GPU that need not be there; show registers, spills and shared memory.
 
@@ -106,9 +108,7 @@ def _problem(report: KernelReport, target: Target, max_spills: int | None) -> st
     return ""
 
 
-def _show(
-    reports: Sequence[KernelReport], found: Mapping[str, Any], problems: Sequence[str], say: Console
-) -> None:
+def _show(reports: Sequence[KernelReport], found: Mapping[str, Any], problems: Sequence[str], say: Console) -> None:
     """The table of kernels, slowest to compile last, and what was found."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("kernel", overflow="fold")

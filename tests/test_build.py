@@ -20,7 +20,7 @@ import flame_triton as ft
 
 def step():
     x = ft.input((64, 32), "bfloat16", name="x")
-    w = ft.parameter("w", (48, 32), "bfloat16", init=0.0)
+    w = ft.parameter((48, 32), "bfloat16", "w")
     y = ft.gelu(ft.linear(x, w))
     loss = ft.sum(ft.cast(y, "float32"))
     (dw,) = ft.grad(loss, [w])
