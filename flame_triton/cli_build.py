@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # What the compiler must know of the common GPU of each architecture: (multiprocessors, shared bytes one block may use).
 GPUS = {80: ("A100", 108, 166912), 90: ("H200", 132, 232448)}
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, messages to stderr.")]
+
 
 def build(
     model: Annotated[str, typer.Argument(metavar="[digits|MODULE:FUNCTION]", help="What to build.")] = "digits",
@@ -43,9 +45,7 @@ def build(
     heads: Annotated[int, typer.Option(min=1, help="digits: attention heads.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="digits: images a step.")] = 64,
     dtype: Annotated[str, typer.Option(help="digits: of the computation.")] = "float32",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object to stdout, messages to stderr.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Compile every kernel of a program for a GPU that need not be there; show registers, spills and shared memory.
 

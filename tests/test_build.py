@@ -1,5 +1,5 @@
-"""flame-triton build on a machine without a GPU: kernels compiled ahead, a bundle, and a second process that finds every
-kernel of it in Triton's cache, under a Triton whose own files differ."""
+"""flame-triton build on a machine without a GPU: kernels compiled ahead, a bundle, and a second process that finds all
+of them in Triton's cache, under a Triton whose own files differ."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Bundles: one file with every compiled kernel of a program, from which a GPU machine runs without compiling.
 
-A bundle is a safetensors file: one U8 tensor per kernel with the GPU's code, and under "manifest" in the metadata a JSON
-text with what it was built with, and for each kernel Triton's metadata, sizes, and SHA-256 of the code; "sha256" is the
-manifest's own. Triton's cache key covers its own files, and its library differs from one Python version to the next, so
+A bundle is a safetensors file: one U8 tensor per kernel with the GPU's code, named by its SHA-256, and in the metadata
+"manifest", a JSON text with what it was built with and each kernel's metadata and digests, and "sha256", the manifest's
+own. Triton's cache key covers its own files, and its library differs from one Python version to the next, so
 the manifest keeps the parts of the key that do not; the whole key is made where the bundle is loaded.
 """
 

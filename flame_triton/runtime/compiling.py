@@ -125,7 +125,7 @@ def _cache_key(launch: Launch, kernel: Any, arch: int) -> CacheKey:
     from triton.backends.compiler import GPUTarget
     from triton.compiler.compiler import make_backend
 
-    backend = make_backend(GPUTarget("cuda", arch, 32))
+    backend: Any = make_backend(GPUTarget("cuda", arch, 32))
     given: dict[str, Any] = {**options(launch), "debug": bool(resolve(launch.kernel).debug) or knobs.runtime.debug}
     given["instrumentation_mode"] = knobs.compilation.instrumentation_mode
     complete = dict(backend.parse_options(given).__dict__, **kernel.src.parse_options())
