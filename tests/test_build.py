@@ -147,3 +147,145 @@ def test_a_whole_step_of_a_module_is_built(tmp_path: Path) -> None:
     done = python([*BUILD, "steps:step", "--target", "sm_80"], tmp_path, FLAME_INTERPRET="1", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     assert "registers" in done.stdout and "matmul" in done.stdout and "for sm_80 in" in done.stdout
+
+
+ORDER = """
+import json, random, sys
+from flame_triton import config
+config.compile_kernels()
+import flame_triton as ft
+from flame_triton.cli_build import step_of
+from flame_triton.graph.plan import KernelRef, Target
+from flame_triton.runtime.jit import resolve
+from flame_triton.runtime.launch import distinct
+from flame_triton.runtime.lower import lower
+
+launches = distinct(lower(*step_of("digits", {"layers": 1, "width": 32, "batch": 8}), Target()).launches)
+refs = list(dict.fromkeys(r for l in launches for r in (l.kernel, *l.constexprs.values()) if isinstance(r, KernelRef)))
+random.Random(int(sys.argv[1])).shuffle(refs)
+keys = {f"{r.module}.{r.name} {r.source}": getattr(resolve(r), "cache_key", "") for r in refs}
+print(json.dumps(dict(sorted(keys.items()))))
+"""
+
+
+def test_keys_do_not_depend_on_the_order_of_kernels(tmp_path: Path) -> None:
+    found = [python(["-c", ORDER, str(seed)], tmp_path) for seed in (1, 2)]
+    assert found[0].returncode == 0, found[0].stderr
+    first, second = (json.loads(done.stdout) for done in found)
+    assert len(first) > 20 and first == second
+
+
+WORKERS = """
+import sys
+import flame_triton.config as config
+config.compile_kernels()
+from flame_triton.runtime import ahead, workers
+from flame_triton.cli_build import step_of
+from flame_triton.graph.plan import Target
+from flame_triton.runtime.lower import lower
+
+ahead.WORTH = 2
+sys.executable = sys.argv[1] or sys.executable
+if sys.argv[2]:
+    config.compiling_environment = lambda: {"PATH": "/bin"}
+launches = lower(*step_of("steps:step", {}), Target()).launches
+reports = ahead.compile_ahead(launches, Target(), at_once=2)
+assert len(reports) > 2 and all(r.error is None and r.registers and r.cached for r in reports), reports
+"""
+
+
+@pytest.mark.parametrize(
+    ("executable", "empty"),
+    [
+        pytest.param("", "", id="processes"),
+        pytest.param("/nonexistent/python", "", id="cannot start"),
+        pytest.param("/bin/true", "", id="end at once"),
+        pytest.param("", "empty", id="import nothing"),
+    ],
+)
+def test_kernels_are_compiled_whatever_becomes_of_processes(tmp_path: Path, executable: str, empty: str) -> None:
+    (tmp_path / "steps.py").write_text(STEP, encoding="utf-8")
+    done = python(["-c", WORKERS, executable, empty], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+COMPILE_ALL = """
+import json, sys
+from types import SimpleNamespace
+import flame_triton.config as config
+config.compile_kernels()
+from triton import knobs
+from flame_triton.cli_build import step_of
+from flame_triton.errors import CompileError
+from flame_triton.graph.plan import Target
+from flame_triton.runtime import ahead
+from flame_triton.runtime.compiling import stand_in
+from flame_triton.runtime.lower import lower
+
+ahead.WORTH, ahead._load = 2, lambda kernel: None
+ahead.buffers.properties = lambda memory: SimpleNamespace(capability=(9, 0))
+started, found, compile = [], [], ahead.compile_in_processes
+ahead.compile_in_processes = lambda launches, *more: started.extend(launches) or compile(launches, *more)
+knobs.compilation.listener = lambda **told: found.append(told["cache_hit"])
+launches = lower(*step_of("steps:step", {}), Target()).launches
+with stand_in(90):
+    ahead.compile_all(launches, "cpu")
+    print(json.dumps({"sent": len(started), "hits": found.count(True), "compiled": found.count(False)}))
+    launches[0].options["num_warps"] = launches[1].options["num_warps"] = 3
+    try:
+        ahead.compile_all(launches, "cpu")
+    except CompileError as error:
+        assert "num_warps must be a power of 2" in str(error) and "steps.py" in str(error), error
+"""
+
+
+def test_programs_find_on_disk_what_other_processes_compiled(tmp_path: Path) -> None:
+    (tmp_path / "steps.py").write_text(STEP, encoding="utf-8")
+    first, second = (python(["-c", COMPILE_ALL], tmp_path) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    cold, warm = json.loads(first.stdout), json.loads(second.stdout)
+    assert cold["sent"] == cold["hits"] > 2 and cold["compiled"] == 0
+    assert warm == {"sent": 0, "hits": cold["hits"], "compiled": 0}
+
+
+ON_THE_GPU = """
+import json, sys
+import numpy as np
+import flame_triton as ft
+from triton import knobs
+
+x = ft.input((64, 32), "float32", name="x")
+w = ft.parameter((48, 32), "float32", "w", init=0.5)
+y = ft.sum(ft.gelu(ft.linear(x, w)), axis=1)
+(dw,) = ft.grad(ft.sum(y), [w])
+if sys.argv[1] == "build":
+    from flame_triton.ir.graph import Graph
+    from flame_triton.runtime.ahead import compile_ahead
+    from flame_triton.runtime.bundle import write_bundle
+    from flame_triton.runtime.device import device, target
+    from flame_triton.runtime.lower import lower
+
+    chosen = target(device("cuda"))
+    reports = compile_ahead(lower(Graph((x,), (y, dw)), {}, chosen).launches, chosen)
+    write_bundle(sys.argv[2], reports, chosen.arch)
+    print(json.dumps({"kernels": len(reports)}))
+else:
+    hits = []
+    knobs.compilation.listener = lambda **told: hits.append(told["cache_hit"])
+    loaded = ft.load_bundle(sys.argv[2])
+    program = ft.compile([y, dw], [x], device="cuda")
+    result = program(np.ones((64, 32), np.float32))[0].cpu().numpy()
+    assert np.allclose(result, 48 * 16, rtol=1e-5), result
+    print(json.dumps({"installed": loaded.installed, "hits": hits.count(True), "compiled": hits.count(False)}))
+"""
+
+
+@pytest.mark.gpu
+def test_a_gpu_runs_a_bundle_without_compiling(tmp_path: Path) -> None:
+    bundle = str(tmp_path / "program.bundle")
+    built = python(["-c", ON_THE_GPU, "build", bundle], tmp_path, TRITON_CACHE_DIR=str(tmp_path / "one"))
+    assert built.returncode == 0, built.stderr
+    kernels = json.loads(built.stdout)["kernels"]
+    ran = python(["-c", ON_THE_GPU, "run", bundle], tmp_path, TRITON_CACHE_DIR=str(tmp_path / "two"))
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == {"installed": kernels, "hits": kernels, "compiled": 0}

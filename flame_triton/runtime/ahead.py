@@ -101,30 +101,36 @@ def _report(launch: Launch, made: Compiled) -> KernelReport:
 
 
 def compile_all(launches: Sequence[Launch], memory: str) -> None:
-    """Compile the kernels of launches for the device that `memory` is on, in parallel, so that none waits for another.
+    """Compile and load the kernels of launches for the device that `memory` is on, in parallel.
 
-    Those that Triton has on disk are loaded. Raises CompileError naming the node of a kernel that does not compile.
+    Those that Triton has on disk are not compiled. Raises CompileError naming the node of a kernel that does not
+    compile or does not fit the device.
     """
     from triton import knobs
 
     prepare()
-    missing = distinct(launches)
+    kernels = distinct(launches)
     with buffers.on(memory):
         if not knobs.compilation.always_compile:
             with only_looking():
-                missing = [launch for launch in missing if not is_cached(launch)]
+                missing = [launch for launch in kernels if not is_cached(launch)]
             _compile_elsewhere(missing, memory)
 
-        def work(launch: Launch) -> None:
-            try:
-                with buffers.on(memory):
-                    compile_kernel(launch)
-            except Exception as error:
-                message = f"{error}\n{describe(launch)}"
-                raise CompileError(message, op=launch.node.op.name, loc=launch.node.loc) from error
+    def work(launch: Launch) -> None:
+        try:
+            with buffers.on(memory):
+                _load(compile_kernel(launch))
+        except Exception as error:
+            raise _wrong(launch, str(error)) from error
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(work, missing))
+    # Threads: what is left is mostly waiting, for the C compiler that makes launchers (triton 3.6) and for the driver.
+    with ThreadPoolExecutor(min(len(kernels), os.cpu_count() or 1) or 1) as pool:
+        list(pool.map(work, kernels))
+
+
+def _load(kernel: Any) -> None:
+    """Have Triton load a compiled kernel and make its launcher, which it does when this is first read."""
+    _ = kernel.run
 
 
 def _compile_elsewhere(launches: Sequence[Launch], memory: str) -> None:
@@ -132,7 +138,10 @@ def _compile_elsewhere(launches: Sequence[Launch], memory: str) -> None:
     cores = os.cpu_count() or 1
     if cores > 1 and len(launches) >= WORTH:
         major, minor = buffers.properties(memory).capability
-        found = compile_in_processes(launches, major * 10 + minor, cores)
-        for launch, made in found.items():
+        for launch, made in compile_in_processes(launches, major * 10 + minor, cores).items():
             if made.error is not None:
-                raise CompileError(f"{made.error}\n{describe(launch)}", op=launch.node.op.name, loc=launch.node.loc)
+                raise _wrong(launch, made.error)
+
+
+def _wrong(launch: Launch, error: str) -> CompileError:
+    return CompileError(f"{error}\n{describe(launch)}", op=launch.node.op.name, loc=launch.node.loc)
