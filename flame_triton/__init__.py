@@ -38,6 +38,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from . import nn, optim, testing
+    from .runtime.bundle import load_bundle
     from .runtime.compile import compile
     from .runtime.program import Program
     from .runtime.state import State
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 # What needs torch is loaded when it is first asked for, so that `import flame_triton` and --help stay quick.
 _LATER = {
     "compile": ".runtime.compile",
+    "load_bundle": ".runtime.bundle",
     "Program": ".runtime.program",
     "State": ".runtime.state",
     "nn": ".nn",
@@ -57,7 +59,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'flame_triton' has no attribute {name!r}")
     module = import_module(_LATER[name], __name__)
-    found = getattr(module, name) if name in ("compile", "Program", "State") else module
+    found = getattr(module, name) if name in ("compile", "load_bundle", "Program", "State") else module
     globals()[name] = found
     return found
 
@@ -66,7 +68,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType",
     "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_", "fused",
-    "float8_e4m3fn", "float8_e5m2",
+    "float8_e4m3fn", "float8_e5m2", "load_bundle",
 ]
 # fmt: on
 __all__ += _public.__all__

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from . import __version__, config
 from .cli_bench import bench
+from .cli_build import build
 from .cli_tune import tune_app
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
@@ -90,6 +91,7 @@ train_app = typer.Typer(**_settings("Train a model."))
 app.add_typer(train_app, name="train")
 app.command(epilog=EPILOG)(bench)
 app.add_typer(tune_app, name="tune", epilog=EPILOG)
+app.command(epilog=EPILOG)(build)
 
 
 def _show_version(wanted: bool) -> None:

@@ -51,6 +51,22 @@ def interpreted() -> bool:
     return want
 
 
+def compile_kernels() -> None:
+    """From here on this process compiles kernels, GPU or not, whatever the environment says: for building ahead.
+
+    Call it before anybody imports triton.
+    """
+    os.environ["FLAME_INTERPRET"] = "0"
+    interpreted.cache_clear()
+    interpreted()
+
+
+def compiling_environment() -> dict[str, str]:
+    """The environment of a process that only compiles, and finds every module that this one finds."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return {**os.environ, "FLAME_INTERPRET": "0", "TRITON_INTERPRET": "0", "PYTHONPATH": path}
+
+
 def require_gpu() -> None:
     """Raises DeviceError if kernels cannot run on a GPU in this process, saying why and what to do."""
     if not gpu_available():

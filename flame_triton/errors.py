@@ -62,6 +62,10 @@ class DeviceError(FlameError, RuntimeError):
     """The device asked for is not there, or this process cannot use it."""
 
 
+class BundleError(FlameError, ValueError):
+    """A bundle of kernels that is damaged, or was built for another device or with other versions."""
+
+
 class MissingPackageError(FlameError, ImportError):
     """An optional package is not installed; the message says how to get it."""
 

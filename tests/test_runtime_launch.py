@@ -346,8 +346,8 @@ def test_kernels_are_compiled_for_devices_that_are_not_there(tmp_path) -> None:
     code = textwrap.dedent(COMPILE.format(tests=os.path.dirname(__file__))) + textwrap.dedent(
         """
         for arch in (90, 80):
-            reports = compile_ahead(launches, Target(arch=arch), threads=2)
-            print(json.dumps([vars(r) for r in reports]))
+            reports = compile_ahead(launches, Target(arch=arch), at_once=2)
+            print(json.dumps([vars(r) | {"cached": None} for r in reports]))
         assert len(reports) == len(distinct(launches)) == len(launches) - 1
         """
     )
@@ -364,16 +364,16 @@ def test_kernels_compiled_ahead_are_those_that_would_run(tmp_path) -> None:
     """Triton's own launcher, given real tensors at real addresses, finds every kernel compiled: none is missing."""
     code = textwrap.dedent(COMPILE.format(tests=os.path.dirname(__file__))) + textwrap.dedent(
         """
-        from flame_triton.runtime import ahead, launch as l
+        from flame_triton.runtime import compiling, launch as l
         from flame_triton.runtime.buffers import Buffer
         from flame_triton.types import TensorType, int64, int32
 
         buffer = Buffer(1 << 21, "cpu")
         assert buffer.address % 16 == 0
         launches.pop()
-        with ahead._stand_in(90):
+        with compiling.stand_in(90):
             for one in distinct(launches):
-                ahead._compile(one, ahead._Address)
+                compiling.compile_kernel(one)
             functions = [l.resolve(one.kernel) for one in launches]
             made = lambda: sum(len(f.device_caches[d][0]) for f in {id(f): f for f in functions}.values()
                                for d in list(f.device_caches))

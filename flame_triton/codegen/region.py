@@ -26,7 +26,7 @@ from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import Generator, Pointwise, Reduce
-from ..types import float64
+from ..types import DType, float64
 from .emit import (
     PIECE,
     Axis,
@@ -232,7 +232,7 @@ class _Writer:
                 self._store_sums(emitter, value, pointer, stores)
             elif role == "halves":
                 for index in self._halves(emitter.space):
-                    self._store_at(emitter, emitter.value(value, index), index, role, pointer, stores)
+                    self._store_at(emitter, emitter.value(value, index), value.dtype, index, role, pointer, stores)
             elif role != "column":
                 self._store(emitter, value, role, pointer, stores)
         if form == "columns":
@@ -296,10 +296,10 @@ class _Writer:
             term = emitter.value(value, IndexMap.dense(value.shape).reshape(emitter.space.shape))
         else:
             term = emitter.value(value, index)
-        self._store_at(emitter, term, index, role, pointer, lines)
+        self._store_at(emitter, term, value.dtype, index, role, pointer, lines)
 
     def _store_at(
-        self, emitter: Emitter, term: Term, index: IndexMap, role: str, pointer: str, lines: list[str]
+        self, emitter: Emitter, term: Term, dtype: DType, index: IndexMap, role: str, pointer: str, lines: list[str]
     ) -> None:
         place, _ = emitter.place(index)
         axes = {"row": len(emitter.space.axes) - 1, "column": 1}
@@ -308,7 +308,7 @@ class _Writer:
         missing = [a for a in sorted(present - place.deps) if emitter.space.axes[a].name not in ("g", "b")]
         if missing:
             offsets += "".join(f" + {emitter.space.axes[a].name} * 0" for a in missing)
-        lines.append(store(pointer, offsets, term.text, emitter.mask(present), value.dtype))
+        lines.append(store(pointer, offsets, term.text, emitter.mask(present), dtype))
 
     def _store_sums(self, emitter: Emitter, value: Value, pointer: str, lines: list[str]) -> None:
         """The sums over every SUM_ROWS rows of a tile; rows beyond the last count as zeros, whatever is summed."""

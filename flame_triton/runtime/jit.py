@@ -13,6 +13,7 @@ from .. import config
 from ..codegen.cache import PACKAGE, load_module
 from ..errors import CompileError, DeviceError
 from ..graph.plan import Descriptor, KernelRef
+from .stable import settle
 
 _WRAPPED = ("triton", "flame_triton.kernels", PACKAGE)
 _COMPILED_ONLY = "triton.experimental.gluon"
@@ -103,6 +104,8 @@ def _in_mode(ref: KernelRef, function: Any) -> Any:
             f"the kernel {ref.module}.{ref.name} was made for Triton's interpreter, and this process compiles kernels; "
             "import flame_triton before triton"
         )
+    if compiled:
+        settle(function)
     return function
 
 
