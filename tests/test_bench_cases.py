@@ -65,7 +65,10 @@ def test_both_sides_agree(case: object) -> None:
     assert relative_error(once(found["ours"]), reference) < session.tolerance
     for name, make in session.opponents().items():
         if name not in (*MODES, "cuDNN", "FlashAttention") or case.family == "conv":  # type: ignore[attr-defined]
-            assert relative_error(once(make()), reference) < 1e-5, name
+            results = once(make())
+            # An opponent that keeps 16-bit results rounds as ours does.
+            bound = 1e-5 if all(r.dtype.itemsize >= 4 for r in results) else session.tolerance
+            assert relative_error(results, reference) < bound, name
 
 
 def test_bytes_count_each_tensor_once() -> None:
