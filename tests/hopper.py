@@ -8,11 +8,11 @@ from typing import Any
 
 import flame_triton as ft
 from flame_triton.graph.pipeline import optimise
-from flame_triton.graph.plan import Target
+from flame_triton.graph.plan import Launch, Target
 from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import Value
 from flame_triton.kernels.hopper.matmul_configs import HopperConfig
-from flame_triton.runtime.choices import Config, Problem
+from flame_triton.runtime.choices import Config, Decision, Problem
 from flame_triton.runtime.lower import Lowering
 
 TARGET = Target(arch=90)
@@ -74,6 +74,10 @@ class Forced:
             return None
         self.seen = list(candidates())
         return None if self.config is None else (self.config, "forced")
+
+    def confirm(self, decision: Decision, launches: Sequence[Launch]) -> bool:
+        """What is forced is never stale."""
+        return True
 
 
 def lowered(graph: Graph, config: HopperConfig | None = None, target: Target = TARGET) -> Lowering:

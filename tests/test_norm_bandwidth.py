@@ -13,12 +13,15 @@ import torch
 
 import flame_triton as ft
 from bench.region_cases import CASES, SIZES, RegionCase
+from flame_triton import config
 from flame_triton.codegen import configs
 from flame_triton.codegen.region import generate
 from flame_triton.graph.evaluate import evaluate
 from flame_triton.graph.pipeline import optimise
 from flame_triton.graph.plan import Target
 from flame_triton.runtime.lower import lower
+
+DEVICE = "interpreter" if config.interpreted() else "cuda"
 
 H200 = Target(90)
 SLACK = {"cross_entropy fwd": 4, "cross_entropy bwd": 3}  # the mean over the rows, and what it divides by, are launches
@@ -82,13 +85,13 @@ def _feeds(case: RegionCase) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("size", [(1, 96), (3, 160), (17, 384), (3, 77), (5, 32), (4, 3072)], ids=str)
 @pytest.mark.parametrize("name", [n for n in CASES if n != "qk_norm"])
-def test_tails_through_interpreted_kernels(name: str, size: tuple[int, int]) -> None:
+def test_tails_through_kernels(name: str, size: tuple[int, int]) -> None:
     for case in CASES[name](*size):
         _compare(case)
 
 
 @pytest.mark.parametrize("size", [(1, 128), (3, 384), (17, 256)], ids=str)
-def test_queries_and_keys_through_interpreted_kernels(size: tuple[int, int]) -> None:
+def test_queries_and_keys_through_kernels(size: tuple[int, int]) -> None:
     for case in CASES["qk_norm"](*size):
         _compare(case)
 
@@ -96,7 +99,7 @@ def test_queries_and_keys_through_interpreted_kernels(size: tuple[int, int]) -> 
 def _compare(case: RegionCase) -> None:
     """Kernels in bfloat16 against float64, on the same values."""
     feeds = _feeds(case)
-    program = ft.compile(list(case.graph.outputs), list(case.graph.inputs), device="interpreter")
+    program = ft.compile(list(case.graph.outputs), list(case.graph.inputs), device=DEVICE)
     found = program(*feeds)
     exact = [(t.double() if t.is_floating_point() else t).numpy() for t in feeds]
     wanted = evaluate(case.graph, dict(zip(case.graph.inputs, exact, strict=True)))

@@ -143,6 +143,8 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
         return make(kind, [x], axes=(1,)).out
     else:
         piece = _rows_walked(groups, length, PROGRAMS * target.processors)
+    if piece >= length:
+        return make(kind, [x], axes=(1,)).out
     x = _padded(kind, x, 1, piece)
     parts = x.shape[1] // piece
     partial = make(kind, [call("reshape", x, (groups * parts, piece, width))], axes=(1,)).out
@@ -157,7 +159,7 @@ def _rows_walked(groups: int, length: int, processors: int) -> int:
         programs = groups * parts
         return -(-programs // processors) * (length // parts) + PARTIAL_COST * programs / processors
 
-    parts = min((d for d in range(1, length + 1) if length % d == 0), key=cost)
+    parts = min((d for d in range(1, length // 2 + 1) if length % d == 0), key=cost)
     even = length * groups / processors
     return length // parts if cost(parts) <= 4 * even + COLUMN_LIMIT else COLUMN_LIMIT
 
