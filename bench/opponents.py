@@ -31,7 +31,10 @@ class Step:
 
 @dataclass(eq=False)
 class Run:
-    """A prepared piece of work. captured: one replay of a CUDA graph; seconds: to prepare it; kernels: our launches."""
+    """A prepared piece of work. captured: one replay of a CUDA graph; seconds: to prepare it; kernels: our launches.
+
+    held: what must outlive a captured graph, which knows the addresses of its operands and keeps none of them.
+    """
 
     call: Callable[[], Any]
     results: Callable[[], Sequence[Tensor]]
@@ -39,6 +42,7 @@ class Run:
     captured: bool = False
     seconds: float = 0.0
     kernels: list[str] = field(default_factory=list)
+    held: object = None
 
 
 def prepare(make: Callable[[], Step], memory: str, capture: bool = True) -> Run:
@@ -70,7 +74,7 @@ def prepare(make: Callable[[], Step], memory: str, capture: bool = True) -> Run:
         except Exception:  # torch refuses in many ways; the work can still be timed call by call
             torch.cuda.synchronize()
     if captured:
-        return Run(call, lambda: results, step.reset, True, time.perf_counter() - start)
+        return Run(call, lambda: results, step.reset, True, time.perf_counter() - start, held=step)
     latest: list[Tensor] = []
 
     def plain() -> None:

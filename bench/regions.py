@@ -128,7 +128,7 @@ def compile_share(options: argparse.Namespace, target: Target) -> None:
     every = [v for group in variants(options, target) for v in group]
     for variant in every[int(share) :: int(count)]:
         launches = variant.schedule.launches if variant is every[0] else [variant.launch]
-        reports[variant.key] = asdict(compile_ahead(launches, target, threads=1)[0])
+        reports[variant.key] = asdict(compile_ahead(launches, target, at_once=1)[0])
     Path(out).write_text(json.dumps(reports))
 
 

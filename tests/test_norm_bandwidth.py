@@ -105,5 +105,5 @@ def _compare(case: RegionCase) -> None:
     wanted = evaluate(case.graph, dict(zip(case.graph.inputs, exact, strict=True)))
     for got, want, v in zip(found, wanted, case.graph.outputs, strict=True):
         scale = max(float(np.abs(want).max()), 1e-6)
-        error = float(np.abs(got.double().numpy() - want).max()) / scale
+        error = float(np.abs(got.double().cpu().numpy() - want).max()) / scale
         assert error < (0.02 if v.dtype.name == "bfloat16" else 1e-5), (case.name, v, error)
