@@ -8,6 +8,7 @@ instructions, tf32 where float32 was asked for, 16-byte accesses, and the assemb
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -214,7 +215,11 @@ def compile_case(case: Case) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    source = ASTSource(case.kernel, case.signature, constexprs=case.constants, attrs=case.attributes())
+    signature, constants = dict(case.signature), dict(case.constants)
+    for name, parameter in inspect.signature(case.kernel.fn).parameters.items():
+        if name not in signature:  # a constant with a default
+            signature[name], constants[name] = "constexpr", parameter.default
+    source = ASTSource(case.kernel, signature, constexprs=constants, attrs=case.attributes())
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "enable_fp_fusion": True}
     log = io.StringIO()
     start = time.perf_counter()

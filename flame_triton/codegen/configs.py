@@ -15,7 +15,6 @@ MOST_CANDIDATES = 32
 VECTOR_BYTES = 16
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
 MUCH_LOADED = 8  # bytes for one element, beyond which threads hold fewer elements
-IN_FLIGHT = 40 << 10  # bytes that a processor must have under way to keep the memory of an H200 busy
 
 
 @dataclass(frozen=True)
@@ -102,19 +101,24 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
 
 
 def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
-    """Column sums beside whole rows: about one program a processor walks many rows. So it needs many warps, few
-    elements in each thread (values and sums of all of them are in registers), and loads of coming rows under way."""
-    elements = 8 if kernel.pieces == 1 and kernel.loaded <= MUCH_LOADED else 4  # of one piece, in each thread
-    warps = 16 if elements * kernel.pieces <= 12 and kernel.groups < 2 * target.processors and not kernel.double else 8
-    warps = min(warps, max(1, kernel.rows * piece // (32 * elements)))
+    """Column sums beside whole rows: about one program a processor walks many rows, eight elements of a piece in each
+    thread. Measured on an H200: a long row by itself, the loads of coming rows under way; short rows side by side."""
+    elements = 8 if kernel.loaded <= MUCH_LOADED and not kernel.double else 4
+    warps = _floor_power(max(1, piece // (32 * elements))) if piece >= 512 else 8
+    warps = min(16, warps, _floor_power(max(1, kernel.rows * piece // (32 * elements))))
     tall = max(1, min(power_of_two(kernel.rows), elements * 32 * warps // piece))
+    if piece < 512:
+        return RegionConfig(tall, piece, warps)
     tile = tall * piece * kernel.pieces * kernel.loaded
     stages = 1
-    while stages < 4 and tall * stages < kernel.rows and (stages - 2) * tile < IN_FLIGHT:
+    while stages < 4 and tall * stages < kernel.rows and stages * tile <= target.shared_bytes * 3 // 4:
         stages += 1
-    while stages > 1 and (stages - 1) * tile > target.shared_bytes * 3 // 4:
-        stages -= 1
-    return RegionConfig(tall, piece, power_of_two(warps), stages)
+    return RegionConfig(tall, piece, warps, stages)
+
+
+def _floor_power(n: int) -> int:
+    """The largest power of two that is at most n."""
+    return 1 << (n.bit_length() - 1)
 
 
 def _column_strips(kernel: Generated, columns: int, target: Target) -> RegionConfig:

@@ -20,6 +20,7 @@ from typing import Protocol
 from ..errors import CompileError, DeviceError
 from ..graph.memory import plan_memory
 from ..graph.plan import Target
+from ..ir.graph import Graph
 from ..runtime import buffers, fingerprint
 from ..runtime.ahead import KernelReport
 from ..runtime.bound import Bound, Layout
@@ -27,11 +28,13 @@ from ..runtime.buffers import Buffer, Event, Place, Slab
 from ..runtime.device import Device, target
 from ..runtime.store import FAILED, OK, SERIALISED, SHARED, SPILLED, UNCOMPILED, WRONG
 from ..testing.compare import TOLERANCE
+from ..types import float32
 from .compilers import Compilers, Reports
 from .problems import Task, Trial
 
 # Bytes a thread may spill, stored and loaded together. Measuring costs a hundredth of compiling, and a kernel that
 # spills around its epilogue alone may well be the fastest: only what is hopeless is left out.
+ROUNDED = 1e-3  # relative RMS of float32 results with 16-bit values on their way
 SPILLS = 4096
 FLUSHED = 512 << 20  # bytes written before each run: more than twice any L2, and long enough to queue the launches in
 GLANCE, LOOK = 3, 15  # runs that tell whether a configuration is worth more of them, and runs of those that are
@@ -173,6 +176,7 @@ class DeviceStage(Stage):
             self._arena = Buffer(0, memory)
             try:
                 self._expected = self._reference(task, heuristic)
+                self._rounded = _rounds(task.graph)
             except Exception as error:  # whatever a kernel that does not fit the device raises
                 first = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._check_alive(first)
@@ -256,10 +260,16 @@ class DeviceStage(Stage):
         return [place for place in bound.outputs if place.type.size]
 
     def _wrong(self, bound: Bound) -> str:
-        """What is wrong with a run's results; both may be off by the tolerance of their dtype."""
+        """What is wrong with a run's results; both may be off by the tolerance of their dtype.
+
+        Where something on the way to a float32 result is rounded to 16 bits, a sum in another order may fall on the
+        other side of a rounding: such a result has the tolerance of tf32.
+        """
         for place, expected in zip(self._results(bound), self._expected, strict=True):
             error = buffers.relative_error(place, expected)
             limit = 2 * TOLERANCE.get(place.type.dtype, 0.0)
+            if place.type.dtype is float32 and self._rounded:
+                limit = ROUNDED
             if not error <= limit:
                 return f"relative RMS error {error:.3g} in {place.type}, at most {limit:g}"
         return ""
@@ -290,6 +300,13 @@ class DeviceStage(Stage):
                 call()
             times.append(1e6 * (time.perf_counter() - begin))
         return times
+
+
+def _rounds(graph: Graph) -> bool:
+    """True if a value of the graph, or within a fused node of it, is a 16-bit float."""
+    regions = [n.attrs["region"] for n in graph.nodes if "region" in n.attrs]
+    every = (v for g in (graph, *regions) for n in g.nodes for v in n.outputs)
+    return any(v.dtype.is_low_precision for v in every)
 
 
 def _calls(bound: Bound, trial: Trial) -> list[Callable[[], object]]:
