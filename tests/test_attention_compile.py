@@ -27,6 +27,7 @@ from flame_triton.runtime.lower import lower
 
 # With eight warps this kernel spills nothing and takes 2.3 times as long on an H200.
 SPILLS = {("attention_backward_keys", f"{case}, 128, sm_90"): 1024 for case in ("plain", "bias")}
+SPILLS["attention_backward_queries", "causal, 72, sm_80"] = 16
 SHARED_LIMIT = {80: 166912, 90: 232448}
 
 
@@ -94,7 +95,9 @@ def test_compiles_into_good_code(name: str, tmp_path: Path) -> None:
             assert report["error"] is None, report["error"]
             assert report["registers"], f"{what}: the assembler's log was not read"
             assert report["shared_bytes"] <= SHARED_LIMIT[int(case[-2:])], what
-            assert report["spills"] <= SPILLS.get((report["name"], case), 0), f"{what}: {report['spills']} bytes spilled"
+            assert report["spills"] <= SPILLS.get((report["name"], case), 0), (
+                f"{what}: {report['spills']} bytes spilled"
+            )
             assert not report["remarks"], f"{what}: the assembler serialised wgmma"
 
 

@@ -74,9 +74,9 @@ def bias_grid(problem: Problem, config: Config, shape: tuple[int, ...]) -> tuple
 
 # By the larger of BLOCK_E and BLOCK_V: (BLOCK_M, BLOCK_N, num_warps, num_stages), without spills.
 _HALF = {
-    "forward": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (64, 32, 8, 2)},
+    "forward": {64: (128, 64, 8, 3), 128: (64, 64, 4, 3), 256: (64, 32, 8, 2)},
     "keys": {64: (64, 128, 8, 2), 128: (64, 64, 4, 2), 256: (32, 32, 8, 1)},
-    "queries": {64: (64, 64, 4, 2), 128: (64, 64, 4, 3), 256: (32, 32, 8, 1)},
+    "queries": {64: (64, 64, 4, 2), 128: (128, 64, 8, 3), 256: (32, 32, 8, 1)},
     "bias": {64: (64, 64, 4, 1), 128: (64, 64, 8, 1), 256: (32, 32, 8, 1)},
 }
 _HALF_BEFORE_90 = {
