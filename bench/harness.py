@@ -175,11 +175,12 @@ def once(run: Run) -> list[Tensor]:
 
 
 def copy(nbytes: int, memory: str) -> Run:
-    """A copy that reads half of nbytes and writes half."""
+    """A kernel that reads half of nbytes and writes it elsewhere. (Captured, `copy_` becomes a transfer, which reached
+    2.5 to 3.8 TB/s on an H200 where this reaches 4.1.)"""
 
     def make() -> Step:
-        source, target = (torch.zeros(max(nbytes // 2, 1), dtype=torch.uint8, device=memory) for _ in range(2))
-        return Step(lambda: [target.copy_(source)])
+        source, target = (torch.zeros(max(nbytes // 8, 1), device=memory) for _ in range(2))
+        return Step(lambda: [torch.mul(source, 1.0, out=target)])
 
     return prepare(make, memory)
 

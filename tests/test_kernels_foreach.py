@@ -64,7 +64,7 @@ def table(rows):
 
 
 def chunk_table(sizes, chunk: int = CHUNK):
-    return tensor(np.array(chunks(sizes, chunk), np.int64).reshape(-1, 3))
+    return tensor(chunks(sizes, chunk))
 
 
 class Buffer(Output):

@@ -19,6 +19,7 @@ from flame_triton.codegen.region import generate
 from flame_triton.graph.evaluate import evaluate
 from flame_triton.graph.pipeline import optimise
 from flame_triton.graph.plan import Target
+from flame_triton.ir.graph import Graph
 from flame_triton.runtime.lower import lower
 
 DEVICE = "interpreter" if config.interpreted() else "cuda"
@@ -42,6 +43,7 @@ import dataclasses, json
 from bench.region_cases import CASES
 from flame_triton.graph.plan import Target
 from flame_triton.runtime.ahead import compile_ahead
+from flame_triton.ir.graph import Graph
 from flame_triton.runtime.lower import lower
 
 target = Target(90)
@@ -107,3 +109,16 @@ def _compare(case: RegionCase) -> None:
         scale = max(float(np.abs(want).max()), 1e-6)
         error = float(np.abs(got.double().cpu().numpy() - want).max()) / scale
         assert error < (0.02 if v.dtype.name == "bfloat16" else 1e-5), (case.name, v, error)
+
+
+def test_heads_taken_first_are_turned_in_registers_too() -> None:
+    """Norm and RoPE of a transposed packed projection: pairs change places in registers."""
+    batch, tokens, heads, width = 1, 64, 4, 128
+    x, w = ft.input((batch, tokens, 3 * heads * width), "bfloat16"), ft.input((width,), "float32")
+    cos, sin = ft.input((tokens, width // 2), "float32"), ft.input((tokens, width // 2), "float32")
+    split = ft.transpose(ft.reshape(x, (batch, tokens, 3, heads, width)), (2, 0, 3, 1, 4))
+    q = ft.apply_rotary_emb(ft.rms_norm(split[0], (width,), w), cos, sin)
+    (launch,) = lower(Graph((x, w, cos, sin), (q,)), {}, H200).launches
+    assert launch.kernel.source is not None
+    assert "lib.swap_pairs(" in launch.kernel.source
+    assert sum("lib.load(" in line for line in launch.kernel.source.splitlines()) == 4, "x, w, cos and sin, once each"

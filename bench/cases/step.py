@@ -66,7 +66,7 @@ class StepSession(Session):
         sizes = case.sizes
         torch.manual_seed(0)
         with torch.device(self.memory):
-            self.model = torch_transformer.Transformer(sizes)
+            self.model = torch_transformer.Transformer(sizes).to(self.memory)  # with the angles, made by NumPy
             tokens = (sizes.batch, sizes.tokens, sizes.width)
             self.inputs = [torch.randn(tokens), torch.randn(sizes.batch, sizes.width), torch.randn(tokens)]
         self.first = {n: p.detach().clone() for n, p in self.model.named_parameters()}

@@ -293,7 +293,8 @@ class Emitter:
         swap, view = node.op.lowering.map(node).strided, index.strided  # type: ignore[union-attr]
         if swap is None or view is None or swap.bounds is not None or view.bounds is not None:
             return False
-        pairs = swap.shape[-1:] == (2,) and swap.offset == 1 and swap.strides == (*row_major(swap.shape)[:-1], -1)
+        dense = zip(swap.shape, swap.strides, (*row_major(swap.shape)[:-1], -1), strict=True)
+        pairs = swap.shape[-1:] == (2,) and swap.offset == 1 and all(d == 1 or s == r for d, s, r in dense)
         within = view.shape[-1:] != () and view.shape[-1] % 2 == 0 and view.strides[-1] == 1
         even = all(s % 2 == 0 for s in view.strides[:-1]) and view.offset % 2 == 0
         return pairs and within and even and self.whole_mask == "ok"

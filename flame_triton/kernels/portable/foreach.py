@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import triton
 import triton.language as tl
 
@@ -147,12 +148,16 @@ class Config:
     num_warps: int
 
 
-def chunks(sizes: Sequence[int], chunk: int) -> list[tuple[int, int, int]]:
-    """Rows of chunks_ptr for tensors of `sizes` elements, in order: (tensor, number, elements of the tensor).
+def chunks(sizes: Sequence[int], chunk: int) -> np.ndarray:
+    """chunks_ptr, int64 [n_chunks, 3], for tensors of `sizes` elements: (tensor, number, elements of the tensor).
 
     Empty tensors have no chunk; without any chunk there is nothing to launch.
     """
-    return [(tensor, number, size) for tensor, size in enumerate(sizes) for number in range(-(-size // chunk))]
+    elements = np.asarray(sizes, np.int64)
+    counts = -(-elements // chunk)
+    tensor = np.repeat(np.arange(len(sizes)), counts)
+    number = np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([tensor, number, elements[tensor]], axis=1)
 
 
 def _power_of_two(n: int) -> int:

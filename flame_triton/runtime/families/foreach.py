@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ...codegen.emit import triton_name
 from ...codegen.foreach import generate_body
 from ...codegen.region import generate
@@ -118,7 +116,7 @@ def _launch_rows(
     read = [[lowering.operand(node.inputs[i * slots + k]) for k in range(slots)] for i in range(rows)]
     table = PointerTable(tuple((*r, *w) for r, w in zip(read, written, strict=True)))
     sizes = [node.inputs[i * slots].size for i in range(rows)]
-    chunks = np.asarray(foreach_kernel.chunks(sizes, config.CHUNK), np.int64).reshape(-1, 3)
+    chunks = foreach_kernel.chunks(sizes, config.CHUNK)
     count, each = node.attrs["scalars"], node.attrs.get("each", 0)
     shared = [lowering.operand(v) for v in node.inputs[rows * slots :]]
     scalars, table_of_rows = tuple(shared[:count]), tuple(shared[count:])
