@@ -188,7 +188,7 @@ from flame_triton.runtime.lower import lower
 ahead.WORTH = 2
 sys.executable = sys.argv[1] or sys.executable
 if sys.argv[2]:
-    config.compiling_environment = lambda: {"PATH": "/bin"}
+    config.compiling_environment = lambda: {"PATH": "/bin", "PYTHONPATH": sys.argv[2]}
 launches = lower(*step_of("steps:step", {}), Target()).launches
 reports = ahead.compile_ahead(launches, Target(), at_once=2)
 assert len(reports) > 2 and all(r.error is None and r.registers and r.cached for r in reports), reports
@@ -196,17 +196,19 @@ assert len(reports) > 2 and all(r.error is None and r.registers and r.cached for
 
 
 @pytest.mark.parametrize(
-    ("executable", "empty"),
+    ("executable", "broken"),
     [
         pytest.param("", "", id="processes"),
         pytest.param("/nonexistent/python", "", id="cannot start"),
         pytest.param("/bin/true", "", id="end at once"),
-        pytest.param("", "empty", id="import nothing"),
+        pytest.param("", "broken", id="import nothing"),
     ],
 )
-def test_kernels_are_compiled_whatever_becomes_of_processes(tmp_path: Path, executable: str, empty: str) -> None:
+def test_kernels_are_compiled_whatever_becomes_of_processes(tmp_path: Path, executable: str, broken: str) -> None:
     (tmp_path / "steps.py").write_text(STEP, encoding="utf-8")
-    done = python(["-c", WORKERS, executable, empty], tmp_path)
+    (tmp_path / "broken" / "flame_triton").mkdir(parents=True)
+    (tmp_path / "broken" / "flame_triton" / "__init__.py").write_text("raise ImportError", encoding="utf-8")
+    done = python(["-c", WORKERS, executable, broken and str(tmp_path / broken)], tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -139,10 +139,11 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
         return make(kind, [x], axes=(1,)).out
     if beside:
         piece = SUM_ROWS
-    elif groups == 1 and length <= LAST_STAGE and x.type.nbytes <= LAST_STAGE * 4 * 8192:
-        return make(kind, [x], axes=(1,)).out
     else:
-        piece = _rows_walked(groups, length, PROGRAMS * target.processors)
+        narrow = max(1, min(8, 1024 // width))  # few bytes a row: several programs a processor keep its memory busy
+        if groups == 1 and length <= LAST_STAGE * narrow and x.type.nbytes <= LAST_STAGE * 4 * 8192:
+            return make(kind, [x], axes=(1,)).out
+        piece = _rows_walked(groups, length, PROGRAMS * target.processors * narrow)
     if piece >= length:
         return make(kind, [x], axes=(1,)).out
     x = _padded(kind, x, 1, piece)
