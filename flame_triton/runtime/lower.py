@@ -195,8 +195,10 @@ class Lowering:
     def _region(self, node: Node) -> None:
         region: Graph = node.attrs["region"]
         kernel = generate(region, node.attrs["roles"])
+        # The source names no size that needs no mask, so the sizes are facts of their own.
+        sizes = {"groups": kernel.groups, "rows": kernel.rows, "columns": kernel.columns}
         config = self.choose(
-            node, "region", {"kernel": digest(kernel), "rows": kernel.rows},
+            node, "region", {"kernel": digest(kernel), **sizes},
             lambda: configs.candidates(kernel, self.target), lambda: configs.heuristic(kernel, self.target),
         )  # fmt: skip
         results = [self.slots[v] for v in node.outputs]
