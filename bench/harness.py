@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -385,6 +386,7 @@ def _driver() -> str | None:
     """The driver's version, as Linux tells it."""
     try:
         with open("/proc/driver/nvidia/version", encoding="ascii") as file:
-            return file.readline().split("Module")[-1].split()[0]
-    except (OSError, IndexError):
+            found = re.search(r"\b\d+\.\d+(\.\d+)?\b", file.readline())
+    except OSError:
         return None
+    return found[0] if found else None
