@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from . import __version__, config
 from .cli_bench import bench
 from .cli_build import build
+from .cli_target import step_of
 from .cli_tune import tune_app
 from .errors import ArgumentError, FlameError, NonFiniteError
 from .ir.graph import Graph
@@ -230,11 +231,11 @@ def graph(
     layers: Annotated[int, typer.Option(min=1, help="digits: transformer blocks.")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="digits: images a step.")] = 64,
 ) -> None:
-    """Show a graph after any pass. FUNCTION takes nothing and returns a Graph, a Value or several Values."""
+    """Show a graph after any pass. FUNCTION returns a Graph, Values, or a pair of that and a dict of updates."""
     from .graph import show
     from .graph.pipeline import optimise
 
-    found = _digits_graph(forward, width, layers, batch) if target == "digits" else _graph_of(target)
+    found = _digits_graph(forward, width, layers, batch) if target == "digits" else _whole(*step_of(target))
     render: Callable[[Graph], str] = {"text": show.text, "dot": show.dot, "html": show.html}[format.value]
     picture = render(optimise(found, stage=stage.value))
     if output is None:
@@ -253,28 +254,9 @@ def _digits_graph(forward: bool, width: int, layers: int, batch: int) -> Graph:
     return Graph((made.images, made.labels), (made.loss, *(() if forward else made.updates.values())))
 
 
-def _graph_of(target: str) -> Graph:
-    """The graph that MODULE:FUNCTION returns. Raises ArgumentError if there is none."""
-    module_name, _, function_name = target.partition(":")
-    if not module_name or not function_name:
-        raise ArgumentError(f"expected 'digits' or MODULE:FUNCTION, got {target!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(import_module(module_name), function_name)
-    except ImportError as error:
-        raise ArgumentError(f"{module_name} cannot be imported: {error}") from error
-    except AttributeError:
-        raise ArgumentError(f"{module_name} has no {function_name}") from None
-    finally:
-        sys.path.pop(0)
-    made = function()
-    if isinstance(made, Graph):
-        return made
-    outputs = (made,) if isinstance(made, Value) else tuple(made) if isinstance(made, list | tuple) else ()
-    if not outputs or not all(isinstance(v, Value) for v in outputs):
-        raise ArgumentError(f"{target} must return a Graph, a Value or several Values, got {type(made).__name__}")
-    inputs = tuple(n.out for n in Graph((), outputs).nodes if n.op.name == "input")
-    return Graph(inputs, outputs)
+def _whole(graph: Graph, updates: Mapping[Value, Value]) -> Graph:
+    """The graph with the updates among its outputs."""
+    return Graph(graph.inputs, (*graph.outputs, *updates.values()))
 
 
 # ---- check ----------------------------------------------------------------------------------------------------

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +16,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from . import config
+from .cli_target import step_of
 from .errors import ArgumentError
-from .ir.graph import Graph
-from .ir.node import Value
 
 if TYPE_CHECKING:
     from .graph.plan import Target
@@ -133,36 +130,3 @@ def _show(reports: Sequence[KernelReport], found: Mapping[str, Any], problems: S
     for problem in problems:
         say.print("BAD", style="bold red", end=" ")
         say.print(problem, markup=False, highlight=False, soft_wrap=True)
-
-
-def step_of(model: str, digits: Mapping[str, Any]) -> tuple[Graph, Mapping[Value, Value]]:
-    """The graph and the state updates that `digits` or MODULE:FUNCTION names. Raises ArgumentError if there is none."""
-    if model == "digits":
-        from .train.digits_model import DigitsConfig, training_graph
-
-        step = training_graph(DigitsConfig(**digits))
-        return Graph((step.images, step.labels), (step.loss, step.optimizer.grad_norm)), step.updates
-    module_name, _, function_name = model.partition(":")
-    if not module_name or not function_name:
-        raise ArgumentError(f"expected 'digits' or MODULE:FUNCTION, got {model!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(import_module(module_name), function_name)
-    except ImportError as error:
-        raise ArgumentError(f"{module_name} cannot be imported: {error}") from error
-    except AttributeError:
-        raise ArgumentError(f"{module_name} has no {function_name}") from None
-    finally:
-        sys.path.pop(0)
-    made = function()
-    updates: Mapping[Value, Value] = {}
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
-        made, updates = made
-    if isinstance(made, Graph):
-        return made, updates
-    outputs = (made,) if isinstance(made, Value) else tuple(made) if isinstance(made, list | tuple) else ()
-    if not all(isinstance(v, Value) for v in outputs) or not (outputs or updates):
-        kind = type(made).__name__
-        raise ArgumentError(f"{model} must return a Graph or Values, with or without a dict of updates, got {kind}")
-    needed = Graph((), (*outputs, *updates.values())).nodes
-    return Graph(tuple(n.out for n in needed if n.op.name == "input"), outputs), updates

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +15,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from . import config
+from .cli_target import step_of
 from .errors import ArgumentError, DeviceError
-from .ir.graph import Graph
-from .ir.node import Value
 
 if TYPE_CHECKING:
     from .runtime.store import Row
@@ -148,43 +145,6 @@ def tune_import(
     with Store(store or config.store_path()) as opened:
         opened.put(rows)
     _console().print(f"{len(rows)} rows from {file}", highlight=False, soft_wrap=True)
-
-
-# ---- what to tune ----------------------------------------------------------------------------------------------
-
-
-def step_of(target: str) -> tuple[Graph, Mapping[Value, Value]]:
-    """The graph and the state updates that `digits` or MODULE:FUNCTION names. Raises ArgumentError if there is none."""
-    if target == "digits":
-        from .train.digits_model import DigitsConfig, training_graph
-
-        step = training_graph(DigitsConfig())
-        return Graph((step.images, step.labels), (step.loss,)), step.updates
-    module_name, _, function_name = target.partition(":")
-    if not module_name or not function_name:
-        raise ArgumentError(f"expected 'digits' or MODULE:FUNCTION, got {target!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        made = getattr(import_module(module_name), function_name)()
-    except ImportError as error:
-        raise ArgumentError(f"{module_name} cannot be imported: {error}") from error
-    except AttributeError as error:
-        if error.name != function_name:
-            raise
-        raise ArgumentError(f"{module_name} has no {function_name}") from None
-    finally:
-        sys.path.pop(0)
-    updates: Mapping[Value, Value] = {}
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
-        made, updates = made
-    if isinstance(made, Graph):
-        return made, updates
-    outputs = (made,) if isinstance(made, Value) else tuple(made) if isinstance(made, list | tuple) else ()
-    if not all(isinstance(v, Value) for v in outputs) or not (outputs or updates):
-        kind = type(made).__name__
-        raise ArgumentError(f"{target} must return a Graph or Values, with or without a dict of updates, got {kind}")
-    needed = Graph((), (*outputs, *updates.values())).nodes
-    return Graph(tuple(n.out for n in needed if n.op.name == "input"), outputs), updates
 
 
 def _seconds(text: str) -> float:

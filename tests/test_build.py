@@ -43,7 +43,7 @@ from triton import knobs
 own = triton.runtime.cache.triton_key()
 triton.runtime.cache.triton_key = lambda: own + "another Python"
 
-from flame_triton.cli_build import step_of
+from flame_triton.cli_target import step_of
 from flame_triton.graph.plan import Operand, Target
 from flame_triton.runtime import buffers, bundle
 from flame_triton.runtime.compiling import stand_in
@@ -155,7 +155,7 @@ import json, random, sys
 from flame_triton import config
 config.compile_kernels()
 import flame_triton as ft
-from flame_triton.cli_build import step_of
+from flame_triton.cli_target import step_of
 from flame_triton.graph.plan import KernelRef, Target
 from flame_triton.runtime.jit import resolve
 from flame_triton.runtime.launch import distinct
@@ -181,7 +181,7 @@ import sys
 import flame_triton.config as config
 config.compile_kernels()
 from flame_triton.runtime import ahead, workers
-from flame_triton.cli_build import step_of
+from flame_triton.cli_target import step_of
 from flame_triton.graph.plan import Target
 from flame_triton.runtime.lower import lower
 
@@ -218,7 +218,7 @@ from types import SimpleNamespace
 import flame_triton.config as config
 config.compile_kernels()
 from triton import knobs
-from flame_triton.cli_build import step_of
+from flame_triton.cli_target import step_of
 from flame_triton.errors import CompileError
 from flame_triton.graph.plan import Target
 from flame_triton.runtime import ahead

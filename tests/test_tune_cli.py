@@ -135,7 +135,7 @@ def test_budgets() -> None:
 
 def test_digits_is_a_step() -> None:
     graph, updates = cli_tune.step_of("digits")
-    assert len(graph.outputs) == 1 and updates
+    assert len(graph.outputs) == 2 and updates  # the loss and the norm of the gradients
 
 
 COMPILING = """

@@ -21,7 +21,8 @@ class Problem:
     """What decides which configuration of a kernel is the fastest.
 
     family: of kernels ("matmul", "region", ...). facts: canonical JSON of sizes, dtypes, how operands lie, and the
-    digest of what is fused into the kernel; nothing that changes from run to run.
+    digest of what is fused into the kernel; nothing that changes from run to run. Launches of one problem have the same
+    candidates: a configuration that is legal for one of them is legal for all.
     """
 
     family: str
