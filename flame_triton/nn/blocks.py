@@ -21,27 +21,30 @@ def modulate(x: Value, shift: Value, scale: Value) -> Value:
     return call("modulate", x, shift, scale)
 
 
-def sinusoid(t: Value, size: int, max_period: float = 1e4) -> Value:
-    """Timestep features [cos | sin] of t: [B] -> float32 [B, size]; f_i = exp(-ln(max_period) i / (size / 2))."""
+def sinusoid(t: Value, size: int, max_period: float = 1e4, shift: float = 0.0) -> Value:
+    """Timestep features [cos | sin] of t: [B] -> float32 [B, size]; f_i = exp(-ln(max_period) i / (size / 2 - shift)).
+
+    shift: 1 in DiT as diffusers computes it (its downscale_freq_shift), 0 in most other models.
+    """
     if size < 2 or size % 2:
         raise ArgumentError(f"size must be even and positive, got {size}", op="sinusoid")
-    return call("timestep_embedding", t, size, True, 0.0, max_period=max_period)
+    return call("timestep_embedding", t, size, True, shift, max_period=max_period)
 
 
 class TimestepEmbedding(Module):
     """linear_2(silu(linear_1(sinusoid(t)))).  t: [B], in the units of the schedule -> [B, width].
 
-    features: size of the sinusoid; dtype: of the parameters.
+    features, shift: of the sinusoid; dtype: of the parameters.
     """
 
-    def __init__(self, width: int, features: int = 256, *, dtype: DTypeLike = float32) -> None:
-        self.features = features
+    def __init__(self, width: int, features: int = 256, *, shift: float = 0.0, dtype: DTypeLike = float32) -> None:
+        self.features, self.shift = features, shift
         self.linear_1 = Linear(features, width, dtype=dtype)
         self.linear_2 = Linear(width, width, dtype=dtype)
 
     def forward(self, t: Value, dtype: DTypeLike = float32) -> Value:
         """[B] -> [B, width], the angles in float32, the rest in `dtype`."""
-        h = call("cast", sinusoid(t, self.features), dtype)
+        h = call("cast", sinusoid(t, self.features, shift=self.shift), dtype)
         return self.linear_2(call("silu", self.linear_1(h)))
 
 
