@@ -75,14 +75,22 @@ def run_theirs(module: Any, inputs: Mapping[str, Array], probe: Array, lifted: b
 
 
 def run_ours(
-    model: Any, arrays: Mapping[str, Array], inputs: Mapping[str, Array], probe: Array, call: Call | None = None,
-    *, device: str = "reference",
-) -> tuple[Array, dict[str, Array]]:  # fmt: skip
-    """The same of our model: `call(model, *inputs)`, by default model(*inputs). The reference computes in float64."""
+    model: Any,
+    arrays: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    probe: Array,
+    call: Call | None = None,
+    *,
+    device: str | None = "reference",
+) -> tuple[Array, dict[str, Array]]:
+    """The same of our model: `call(model, *inputs)`, by default model(*inputs). The reference computes in float64, other
+    devices in the model's own dtype; None: that of this process's kernels.
+    """
     values = [ft.input(a.shape, ft.dtype(a.dtype), name=name) for name, a in inputs.items()]
     out = call(model, *values) if call else model(*values)
     names = [name for name, _ in model.named_parameters()]
-    loss = ft.sum(ft.cast(out, "float64" if device == "reference" else "float32") * ft.constant(probe))
+    kind = "float64" if device == "reference" else "float32"
+    loss = ft.sum(ft.cast(out, kind) * ft.constant(probe, kind))
     grads = ft.grad(loss, [values[0], *model.parameters()])
     state = ft.State(model.parameters(None), device=device)
     model.load_state_dict(state, arrays)
@@ -92,16 +100,18 @@ def run_ours(
     return y, dict(zip(["input", *names], found, strict=True))
 
 
-def differences(found: Mapping[str, Array], expected: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
-    """(name, largest difference over the largest element), which is taken to be no smaller than 1e-6 of the largest of
+def differences(
+    found: Mapping[str, Array], expected: Mapping[str, Array], floor: float = 1e-6
+) -> Iterator[tuple[str, float]]:
+    """(name, largest difference over the largest element), which is taken to be no smaller than `floor` times that of
     all: a gradient that is zero in exact arithmetic (a key's bias, which softmax does not see) is noise on both sides.
     """
     assert set(found) == set(expected)
     scales = {name: float(np.abs(array).max()) for name, array in expected.items()}
-    floor = 1e-6 * max(scales.values())
+    least = floor * max(scales.values())
     for name, array in expected.items():
         assert found[name].shape == array.shape, name
-        yield name, float(np.abs(found[name] - array).max()) / max(scales[name], floor)
+        yield name, float(np.abs(found[name] - array).max()) / max(scales[name], least)
 
 
 def assert_parity(

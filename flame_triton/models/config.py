@@ -16,13 +16,14 @@ class Config:
     """Base class. A subclass's fields are diffusers' own, with diffusers' defaults: a key that a file lacks means that.
 
     class_name: `_class_name` in config.json; also_called: other classes whose files describe this model.
-    fixed: keys that would change the mathematics, and the only value of each that is supported.
-    ignored: keys that change nothing here, and the value that is written for them (None: the key is not written).
+    fixed: keys that would change the mathematics, and the only value of each that is supported. outdated: the same
+    for keys that only older files have. ignored: keys that change nothing here, and the value that is written.
     """
 
     class_name: ClassVar[str] = ""
     also_called: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[Mapping[str, Any]] = {}
+    outdated: ClassVar[Mapping[str, Any]] = {}
     ignored: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
@@ -35,14 +36,15 @@ class Config:
         if name not in (cls.class_name, *cls.also_called):
             raise ArgumentError(f"the configuration is that of a {name}, expected a {cls.class_name}", op=cls.__name__)
         known = {field.name for field in dataclasses.fields(cls)}
+        fixed = {**cls.outdated, **cls.fixed}
         problems: list[str] = []
         values: dict[str, Any] = {}
         for key, value in keys.items():
             if key in known:
                 values[key] = tuple(value) if isinstance(value, list) else value
-            elif key in cls.fixed:
-                if value != cls.fixed[key]:
-                    problems.append(f"{key} = {value!r}: only {cls.fixed[key]!r} is supported")
+            elif key in fixed:
+                if value != fixed[key]:
+                    problems.append(f"{key} = {value!r}: only {fixed[key]!r} is supported")
             elif key not in cls.ignored and not key.startswith("_"):
                 problems.append(f"{key} = {value!r}: unknown to {cls.class_name}")
         problems += cls._misfits(values)
@@ -72,8 +74,7 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """The content of a config.json that diffusers builds the same model from."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        written = {key: value for key, value in {**self.fixed, **self.ignored}.items() if value is not None}
-        whole = {**written, **values}
+        whole = {**self.fixed, **self.ignored, **values}
         ordered = {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(whole.items())}
         return {"_class_name": self.class_name, **ordered}
 

@@ -30,10 +30,8 @@ class DiTConfig(Config):
 
     class_name = "DiTTransformer2DModel"
     also_called = ("Transformer2DModel",)  # as the files of DiT-XL/2 call it
-    fixed: ClassVar = {
-        "dropout": 0.0,
-        "norm_type": "ada_norm_zero",
-        # What a Transformer2DModel might be besides:
+    fixed: ClassVar = {"dropout": 0.0, "norm_type": "ada_norm_zero"}
+    outdated: ClassVar = {  # what a Transformer2DModel might be besides
         "cross_attention_dim": None,
         "double_self_attention": False,
         "num_vector_embeds": None,
