@@ -83,8 +83,8 @@ def run_ours(
     *,
     device: str | None = "reference",
 ) -> tuple[Array, dict[str, Array]]:
-    """The same of our model: `call(model, *inputs)`, by default model(*inputs). The reference computes in float64, other
-    devices in the model's own dtype; None: that of this process's kernels.
+    """The same of our model: `call(model, *inputs)`, by default model(*inputs). The reference computes in float64,
+    other devices in the model's own dtype; None: that of this process's kernels.
     """
     values = [ft.input(a.shape, ft.dtype(a.dtype), name=name) for name, a in inputs.items()]
     out = call(model, *values) if call else model(*values)
@@ -96,7 +96,7 @@ def run_ours(
     model.load_state_dict(state, arrays)
     wide = {"dtype": "float64"} if device == "reference" else {}
     program = ft.compile([out, *grads], values, state=state, device=device, **wide)
-    y, *found = (np.asarray(tensor) for tensor in program(*inputs.values()))
+    y, *found = (np.asarray(tensor.cpu()) for tensor in program(*inputs.values()))
     return y, dict(zip(["input", *names], found, strict=True))
 
 

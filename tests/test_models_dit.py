@@ -48,7 +48,7 @@ def test_parity_with_diffusers_own_float32_islands(side: int) -> None:
     assert_parity(DiT, TINY, inputs(side, side) | early, lifted=False, tolerance=1e-5)
 
 
-def test_interpreted_kernels_compute_what_the_reference_does() -> None:
+def test_kernels_compute_what_the_reference_does() -> None:
     module = theirs(NAME, TINY)
     arrays = {name: array.astype(np.float32) for name, array in arrays_of(module).items()}
     given = {k: a.astype(np.float32) if a.dtype == np.float64 else a for k, a in inputs().items()}

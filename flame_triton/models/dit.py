@@ -96,8 +96,8 @@ class _Block(nn.Module):
         self.norm3 = nn.LayerNorm(width, config.norm_eps, config.norm_elementwise_affine, dtype=dtype)
         self.ff = FeedForward(width, _GELUS[config.activation_fn], dtype=dtype)
 
-    def forward(self, x: Value, t: Value, labels: Value) -> Value:
-        normed, gate, shift, scale, gate_mlp = self.norm1(x, self.norm1.emb(t, labels, x.dtype))
+    def forward(self, x: Value, waves: Value, labels: Value) -> Value:
+        normed, gate, shift, scale, gate_mlp = self.norm1(x, self.norm1.emb(waves, labels))
         x = x + gated(gate, self.attn1(normed))
         return x + gated(gate_mlp, self.ff(nn.modulate(self.norm3(x), shift, scale)))
 
@@ -131,9 +131,10 @@ class DiT(Model):
                 op="DiT",
             )
         x = self.pos_embed(latents)
+        waves = call("cast", nn.sinusoid(t, 256, shift=1.0), x.dtype)
         for block in self.transformer_blocks:
-            x = block(x, t, labels)
-        condition = self.transformer_blocks[0].norm1.emb(t, labels, x.dtype)
+            x = block(x, waves, labels)
+        condition = self.transformer_blocks[0].norm1.emb(waves, labels)
         shift, scale = call("chunk", self.proj_out_1(call("silu", condition)), 2, 1)
         tokens = self.proj_out_2(call("ada_layer_norm", x, shift, scale, 1e-6))
         rows, columns = (size // c.patch_size for size in latents.shape[2:])

@@ -175,10 +175,10 @@ class TimestepLabelEmbedding(nn.Module):
     Labels are not dropped here: a loss that wants classifier-free guidance replaces them by `classes` itself.
     """
 
-    def __init__(self, classes: int, width: int, *, dtype: DTypeLike = float32) -> None:
-        self.timestep_embedder = nn.TimestepEmbedding(width, 256, shift=1.0, dtype=dtype)
+    def __init__(self, classes: int, width: int, features: int = 256, *, dtype: DTypeLike = float32) -> None:
+        self.timestep_embedder = Projection(features, width, dtype=dtype)
         self.class_embedder = LabelEmbedding(classes, width, dtype=dtype)
 
-    def forward(self, t: Value, labels: Value, dtype: DTypeLike) -> Value:
-        """t: [N], labels: integers [N] -> [N, width], the angles in float32, the rest in `dtype`."""
-        return self.timestep_embedder(t, dtype) + call("cast", self.class_embedder(labels), dtype)
+    def forward(self, waves: Value, labels: Value) -> Value:
+        """waves: the timesteps' sinusoids [N, features]; labels: integers [N] -> [N, width], in the dtype of waves."""
+        return self.timestep_embedder(waves) + call("cast", self.class_embedder(labels), waves.dtype)

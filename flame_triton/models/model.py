@@ -1,7 +1,7 @@
 """Models whose parameters carry diffusers' names, built from its config.json and loaded from its weights.
 
-A model is a builder of graphs and holds no numbers. `from_pretrained` looks at the files, refuses what does not fit, and
-makes each parameter start from its array in the file; the arrays are read when a State is made:
+A model is a builder of graphs and holds no numbers. `from_pretrained` looks at the files, refuses what does not fit,
+and makes each parameter start from its array in the file; the arrays are read when a State is made:
 
     model = ft.models.DiT.from_pretrained("DiT-XL-2-256/transformer", dtype="bfloat16")
     state = ft.State(model.parameters(None))
@@ -14,15 +14,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import ArgumentError, StateError
 from ..ir.node import Value
 from ..nn.module import Module
-from ..runtime.state import State
 from ..types import DTypeLike, float32
 from .config import Config
 from .weights import CONFIG_FILE, Files, write_folder
+
+if TYPE_CHECKING:
+    from ..runtime.state import State
 
 
 class Model(Module):

@@ -15,16 +15,18 @@ import shutil
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..codegen.atomic import atomic_file
 from ..errors import ArgumentError, DTypeError, StateError
-from ..runtime.buffers import Place
 from ..runtime.checkpoint import Reader, write
 from ..types import DType, DTypeLike, TensorType
 from ..types import dtype as as_dtype
+
+if TYPE_CHECKING:
+    from ..runtime.buffers import Place
 
 CONFIG_FILE = "config.json"
 STEM = "diffusion_pytorch_model"

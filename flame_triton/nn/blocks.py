@@ -34,17 +34,17 @@ def sinusoid(t: Value, size: int, max_period: float = 1e4, shift: float = 0.0) -
 class TimestepEmbedding(Module):
     """linear_2(silu(linear_1(sinusoid(t)))).  t: [B], in the units of the schedule -> [B, width].
 
-    features, shift: of the sinusoid; dtype: of the parameters.
+    features: size of the sinusoid; dtype: of the parameters.
     """
 
-    def __init__(self, width: int, features: int = 256, *, shift: float = 0.0, dtype: DTypeLike = float32) -> None:
-        self.features, self.shift = features, shift
+    def __init__(self, width: int, features: int = 256, *, dtype: DTypeLike = float32) -> None:
+        self.features = features
         self.linear_1 = Linear(features, width, dtype=dtype)
         self.linear_2 = Linear(width, width, dtype=dtype)
 
     def forward(self, t: Value, dtype: DTypeLike = float32) -> Value:
         """[B] -> [B, width], the angles in float32, the rest in `dtype`."""
-        h = call("cast", sinusoid(t, self.features, shift=self.shift), dtype)
+        h = call("cast", sinusoid(t, self.features), dtype)
         return self.linear_2(call("silu", self.linear_1(h)))
 
 
