@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -354,3 +357,24 @@ def test_a_save_cut_short_is_never_a_mixture(tmp_path: Path, monkeypatch: pytest
             break
     assert outcomes[0] == "old" and outcomes[-1] == "new" and 2 < len(outcomes) < 100
     assert outcomes == sorted(outcomes, key=["old", "refused", "new"].index)
+
+
+# ---- the document ----------------------------------------------------------------------------------------------
+
+
+def test_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code in order, in a folder where a small model stands for the large one."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    small = DiT.from_config(TINY | {"in_channels": 4, "out_channels": 8})
+    small.save_pretrained(tmp_path / "DiT-XL-2-256" / "transformer", state_of(small))
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("document")
+    monkeypatch.setitem(sys.modules, "document", module)  # dataclasses look there for what annotations mean
+    for block in blocks:
+        exec(compile(block, "models.md", "exec"), module.__dict__)
+    held_in = {name: DiT.from_pretrained(tmp_path / name).dtype for name in ("copy", "trained", "averaged")}
+    assert held_in == {"copy": ft.bfloat16, "trained": ft.float32, "averaged": ft.bfloat16}
+    assert len(blocks) == 4 and list(module.own.state_dict(ft.State(module.own.parameters(None)))) == [
+        "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias",
+    ]  # fmt: skip

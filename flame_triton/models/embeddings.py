@@ -76,7 +76,7 @@ def unpatchify(tokens: Value, rows: int, columns: int, patch: int) -> Value:
 
 
 class _PatchProjection(nn.Module):
-    """A convolution of patches that do not overlap, as a matrix product.  weight: [width, in_channels, patch, patch]."""
+    """A convolution of patches that do not overlap, as a product.  weight: [width, in_channels, patch, patch]."""
 
     weight: Value
     bias: Value
