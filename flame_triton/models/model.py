@@ -20,6 +20,7 @@ from ..errors import ArgumentError, StateError
 from ..ir.node import Value
 from ..nn.module import Module
 from ..types import DTypeLike, float32
+from ..types import dtype as as_dtype
 from .config import Config
 from .weights import CONFIG_FILE, Files, write_folder
 
@@ -37,7 +38,7 @@ class Model(Module):
 
     def __init__(self, config: Any = None, *, dtype: DTypeLike = float32) -> None:
         self.config = self.config_type() if config is None else config
-        self.dtype = dtype
+        self.dtype = as_dtype(dtype)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | Any, *, dtype: DTypeLike = float32) -> Self:
