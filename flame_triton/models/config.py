@@ -15,13 +15,14 @@ from ..errors import ArgumentError
 class Config:
     """Base class. A subclass's fields are diffusers' own, with diffusers' defaults: a key that a file lacks means that.
 
-    class_name: `_class_name` in config.json; also_called: other classes whose files describe this model.
+    class_name: `_class_name` in config.json; also_called: other classes whose files describe this model, and the keys
+    by which they say so.
     fixed: keys that would change the mathematics, and the only value of each that is supported. outdated: the same
     for keys that only older files have. ignored: keys that change nothing here, and the value that is written.
     """
 
     class_name: ClassVar[str] = ""
-    also_called: ClassVar[tuple[str, ...]] = ()
+    also_called: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     fixed: ClassVar[Mapping[str, Any]] = {}
     outdated: ClassVar[Mapping[str, Any]] = {}
     ignored: ClassVar[Mapping[str, Any]] = {}
@@ -32,9 +33,7 @@ class Config:
 
         Raises ArgumentError listing every key that is unknown, unsupported or of the wrong type.
         """
-        name = keys.get("_class_name", cls.class_name)
-        if name not in (cls.class_name, *cls.also_called):
-            raise ArgumentError(f"the configuration is that of a {name}, expected a {cls.class_name}", op=cls.__name__)
+        cls._check_class(keys)
         known = {field.name for field in dataclasses.fields(cls)}
         fixed = {**cls.outdated, **cls.fixed}
         problems: list[str] = []
@@ -51,6 +50,17 @@ class Config:
         if problems:
             raise ArgumentError("the configuration does not fit:\n  " + "\n  ".join(problems), op=cls.__name__)
         return cls(**values)
+
+    @classmethod
+    def _check_class(cls, keys: Mapping[str, Any]) -> None:
+        """Raises ArgumentError for the configuration of another class."""
+        name = keys.get("_class_name", cls.class_name)
+        told = {cls.class_name: {}, **cls.also_called}.get(name)
+        if told is None or any(keys.get(key) != value for key, value in told.items()):
+            sign = "".join(f", or a {name} with {key} = {value!r}" for key, value in (told or {}).items())
+            raise ArgumentError(
+                f"the configuration is that of a {name}, expected a {cls.class_name}{sign}", op=cls.__name__
+            )
 
     @classmethod
     def _misfits(cls, values: Mapping[str, Any]) -> list[str]:

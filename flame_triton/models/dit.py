@@ -29,9 +29,11 @@ class DiTConfig(Config):
     """
 
     class_name = "DiTTransformer2DModel"
-    also_called = ("Transformer2DModel",)  # as the files of DiT-XL/2 call it
+    also_called: ClassVar = {"Transformer2DModel": {"norm_type": "ada_norm_zero"}}  # in the files of DiT-XL/2
     fixed: ClassVar = {"dropout": 0.0, "norm_type": "ada_norm_zero"}
     outdated: ClassVar = {  # what a Transformer2DModel might be besides
+        "attention_type": "default",
+        "caption_channels": None,
         "cross_attention_dim": None,
         "double_self_attention": False,
         "num_vector_embeds": None,
