@@ -148,7 +148,7 @@ def test_a_configuration_says_all_that_is_wrong_at_once() -> None:
 def test_older_files_call_it_by_the_name_of_a_wider_class() -> None:
     old = {"_class_name": "Transformer2DModel", "norm_type": "ada_norm_zero", "cross_attention_dim": None, **TINY}
     assert DiT.from_config(old).config == DiTConfig(**TINY)
-    with pytest.raises(ArgumentError, match="expected a .*, or a Transformer2DModel with norm_type = 'ada_norm_zero'"):
+    with pytest.raises(ArgumentError, match="or a Transformer2DModel with norm_type = 'ada_norm_zero'"):
         DiT.from_config({"_class_name": "Transformer2DModel", **TINY})
     with pytest.raises(ArgumentError, match="cross_attention_dim = 768: only None is supported"):
         DiT.from_config(old | {"cross_attention_dim": 768})
