@@ -44,7 +44,7 @@ class Call:
     def leaves(self) -> list[Value]:
         """q, k, v (or all in one), the cotangent of the result, lengths."""
         kv = (self.batch, self.kv_heads or self.heads, self.S, self.E)
-        shapes = [(self.batch, self.heads, self.L, self.E), kv, kv]
+        shapes: list[tuple[int, ...]] = [(self.batch, self.heads, self.L, self.E), kv, kv]
         if self.packed:
             shapes = [(self.batch, self.L, 3, self.heads, self.E)]
         shapes.append((self.batch, self.heads, self.L, self.E))
