@@ -114,8 +114,8 @@ def test_train_writes_log_checkpoints_and_pictures(trained: tuple[Path, dict[str
     assert report["steps"] == 130 and report["device"] == "reference" and not report["interrupted"]
     assert report["samples"] == 100 and 0 <= report["samples_read_right"] <= 100 and report["loss_ratio"] < 1
     names = {p.name for p in (runs / "first").iterdir()}
-    checkpoints = {"checkpoint-100.safetensors", "checkpoint-130.safetensors"}
-    assert names == {"log.jsonl", "loss.png", "samples.png", *checkpoints}
+    checkpoints = {"checkpoint-100", "checkpoint-130"}
+    assert names == {".lock", "log.jsonl", "loss.png", "samples.png", *checkpoints}
     lines = [json.loads(line) for line in (runs / "first" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(10, 131, 10))
 
@@ -127,7 +127,7 @@ def test_train_goes_on_from_the_latest_checkpoint(trained: tuple[Path, dict[str,
         "--sampling-steps", "2", "--device", "reference",
     )  # fmt: skip
     assert "step 130" in text and "step 140 of 140" in text and "\x1b" not in text
-    assert (runs / "first" / "checkpoint-140.safetensors").exists()
+    assert (runs / "first" / "checkpoint-140" / "manifest.json").exists()
 
 
 def test_sample_draws_from_a_run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_exits_130(tmp_path: Path) -> None:
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
     assert "stopped after step" in output and "--run a --resume latest" in output and "Traceback" not in output
-    assert len(list((tmp_path / "a").glob("checkpoint-*.safetensors"))) == 1
+    assert len(list((tmp_path / "a").glob("checkpoint-*"))) == 1
 
 
 # ---- graph ----------------------------------------------------------------------------------------------------
