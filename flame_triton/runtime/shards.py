@@ -178,6 +178,7 @@ def delete(path: Path, disk: Disk | None = None) -> None:
     disk, hidden = disk or Disk(), _hidden(path, "removed")
     try:
         disk.rename(path, hidden)
+        disk.sync_folder(path.parent)  # the name must be gone for good before the first file is
         _empty(disk, hidden)
     except OSError as error:
         raise CheckpointError(f"the old checkpoint {path} cannot be deleted: {error.strerror or error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ArgumentError, CheckpointError, StateError
 from ..runtime.checkpoint import Reader
 from ..runtime.shards import Shards, open_checkpoint, versions
-from .folder import RunFolder
+from .folder import RunFolder, read_progress
 
 def find(place: RunFolder, wish: str) -> Reader | Shards:
     """The checkpoint that is asked for, verified and open.
@@ -17,7 +17,16 @@ def find(place: RunFolder, wish: str) -> Reader | Shards:
     wish: "latest", "latest-good" (the newest one that is sound), a step, or a path.
     Raises StateError if there is none, and for a damaged one, saying which is the newest sound one before it.
     """
-    steps = place.steps()
+    while True:
+        known = place.steps()
+        try:
+            return _find(place, wish, known)
+        except StateError:
+            if place.steps() == known:
+                raise  # otherwise a run that goes on has deleted what was listed: look again
+
+
+def _find(place: RunFolder, wish: str, steps: Mapping[int, Path]) -> Reader | Shards:
     if wish == "latest-good":
         return _newest_sound(place, list(steps.values()))
     if wish == "latest":
@@ -32,22 +41,22 @@ def find(place: RunFolder, wish: str) -> Reader | Shards:
     try:
         return open_checkpoint(path)
     except StateError as error:
-        if path not in steps.values():
+        step = next((s for s, p in steps.items() if p == path), None)
+        if step is None:
             raise
-        raise CheckpointError(f"{error}\n{_offer(place, path)}") from error
+        earlier = [p for s, p in steps.items() if s < step]
+        raise CheckpointError(f"{error}\n{_offer(place, earlier)}") from error
 
 
-def _offer(place: RunFolder, damaged: Path) -> str:
-    """What to do about a damaged checkpoint."""
-    known = place.checkpoints()
+def _offer(place: RunFolder, earlier: list[Path]) -> str:
+    """What to take instead of a damaged checkpoint."""
     try:
-        sound = _newest_sound(place, known[: known.index(damaged)] if damaged in known else known)
+        sound = _newest_sound(place, earlier)
     except StateError:
         return "No checkpoint before it is sound."
     with sound:
-        name = Path(sound.path).name
-        step = name.removeprefix("checkpoint-").removesuffix(".safetensors")
-        return f"The newest sound one before it is {name}; it is meant by step {step}, or by latest-good"
+        step = read_progress(sound).step
+        return f"The newest sound one before it is {Path(sound.path).name}: take it as {step}, or as latest-good"
 
 
 def _newest_sound(place: RunFolder, paths: list[Path]) -> Reader | Shards:
