@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, SAVE_EVERY, LOG_EVERY, SHARD_BYTES = 120, 2, 5, 40_000
+STEPS, SAVE_EVERY, LOG_EVERY, SHARD_BYTES = 80, 2, 5, 40_000
 WIDTH, BATCH, ROWS = 64, 16, 200
 
 
@@ -76,7 +76,7 @@ def make_training(device: str) -> Any:
 
 
 def child(folder: Path, device: str) -> None:
-    """Train to the end, from the newest checkpoint if there is one. Says when the first step begins."""
+    """Train to the end, from the newest checkpoint if there is one. Says when training begins and ends."""
     from flame_triton.train.choose import find
     from flame_triton.train.folder import RunFolder, read_progress
     from flame_triton.train.loop import train
@@ -89,7 +89,9 @@ def child(folder: Path, device: str) -> None:
                 training.program.state.load(checkpoint)
             training.step, training.batches.position = progress.step, progress.position
         print(f"READY {training.step}", flush=True)
+        begun = time.perf_counter()
         train(training, place, STEPS, log_every=LOG_EVERY, save_every=SAVE_EVERY)
+        print(f"DONE {time.perf_counter() - begun}", flush=True)
 
 
 # ---- the one who kills ------------------------------------------------------------------------------------------
@@ -111,10 +113,12 @@ def ready(process: subprocess.Popen[str]) -> int:
     return int(line.split()[1])
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=600)
+def finish(process: subprocess.Popen[str]) -> float:
+    """The seconds that a process spent in training, once it has ended well."""
+    output, errors = process.communicate(timeout=600)
     if process.returncode:
         raise RuntimeError(f"the training ended with {process.returncode}: {errors}")
+    return float(output.split()[1])
 
 
 def result(folder: Path) -> tuple[Any, Any]:
@@ -150,11 +154,10 @@ def kill_once(root: Path, number: int, device: str, seconds: float, rng: random.
         process = start(folder, device)
         ready(process)
         time.sleep(instant)
-        if process.poll() is None:
-            break
-        finish(process)  # it was quicker than the run that was measured: nothing was killed, so this does not count
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+        process.send_signal(signal.SIGKILL)
+        output, _ = process.communicate()
+        if "DONE" not in output:
+            break  # otherwise it was quicker than the run that was measured: no training was killed, so it does not count
     names = [p.name for p in folder.iterdir()]
     log = folder / "log.jsonl"
     found = {
@@ -175,9 +178,7 @@ def kill_and_resume(runs: int, device: str, seed: int, root: Path) -> int:
     """Print a line for each run. Returns how many were bit-identical to the unbroken run."""
     whole = start(root / "whole", device)
     ready(whole)
-    begun = time.perf_counter()
-    finish(whole)
-    seconds = time.perf_counter() - begun
+    seconds = finish(whole)
     expected = result(root / "whole")
     skipped = sum(line.get("skipped", 0) for line in expected[1])
     print(f"unbroken: {STEPS} steps in {seconds:.2f} s on {device}, {skipped} of them skipped by the loss scale")

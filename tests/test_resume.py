@@ -79,14 +79,14 @@ def test_a_resumed_run_differs_if_anything_is_forgotten(tmp_path: Path) -> None:
         training = kill_and_resume.make_training("reference")
         place = RunFolder(tmp_path, name, shard_bytes=kill_and_resume.SHARD_BYTES)
         if name != "whole":
-            loop.train(training, place, 60, log_every=5, save_every=20)
+            loop.train(training, place, 40, log_every=5, save_every=20)
             training = kill_and_resume.make_training("reference")
             training.program.state.load(place.latest())
-            training.step, training.batches.position = 60, 60
+            training.step, training.batches.position = 40, 40
             if forget == "ema":
                 training.program.state.set("optimizer.ema.layer2.bias", np.zeros(1, np.float32))
             if forget == "position":
-                training.batches.position = 59
+                training.batches.position = 39
         loop.train(training, place, kill_and_resume.STEPS, log_every=5, save_every=20)
         results.append(kill_and_resume.result(tmp_path / name))
     whole, again, average, position = results
