@@ -17,16 +17,19 @@ from flame_triton.runtime.disk import Disk
 CALLS = ("make", "create", "write", "sync", "sync_folder", "rename", "remove")
 
 
+def _preceded(name: str, real: Callable[..., Any], before: Callable[[str, tuple[Any, ...]], None]) -> Any:
+    def call(*arguments: Any) -> Any:
+        before(name, arguments)
+        return real(*arguments)
+
+    return call
+
+
 def intercepted(before: Callable[[str, tuple[Any, ...]], None]) -> Disk:
     """A disk that calls `before(call, arguments)`, which may raise or end the process, ahead of every call."""
     disk = Disk()
     for name in CALLS:
-
-        def call(*arguments: Any, _name: str = name, _real: Any = getattr(disk, name)) -> Any:
-            before(_name, arguments)
-            return _real(*arguments)
-
-        setattr(disk, name, call)
+        setattr(disk, name, _preceded(name, getattr(disk, name), before))
     return disk
 
 

@@ -43,7 +43,7 @@ def rewrite(path: Path, **changes: Any) -> None:
     (path / "manifest.json").write_text(json.dumps({**table, "sha256": shards._own_digest(table)}))
 
 
-# ---- format ---------------------------------------------------------------------------------------------------
+# ---- format -----------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_is_shards_and_a_manifest(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_what_a_run_says_must_be_json(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "run").iterdir()] == []
 
 
-# ---- damage ---------------------------------------------------------------------------------------------------------
+# ---- damage -----------------------------------------------------------------------------------------------------
 
 SECOND = "state-00002-of-00003.safetensors"
 DAMAGE: dict[str, tuple[Any, str]] = {
@@ -203,7 +203,7 @@ def test_all_that_is_damaged_is_listed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No checkpoint before it is sound") as caught:
         choose.find(place, "latest")
     assert str(caught.value).count("has another SHA-256") == 3
-    with pytest.raises(StateError, match="holds no sound checkpoint\n.*checkpoint-6 is damaged"):
+    with pytest.raises(StateError, match=r"holds no sound checkpoint\n.*checkpoint-6 is damaged"):
         choose.find(place, "latest-good")
 
 
@@ -214,11 +214,11 @@ def test_a_later_format_is_named(tmp_path: Path) -> None:
         Shards(path)
 
 
-# ---- which one ------------------------------------------------------------------------------------------------------
+# ---- which one --------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="holds no checkpoint$"):
+    with pytest.raises(StateError, match=r"holds no checkpoint$"):
         choose.find(run_of(tmp_path), "latest")
     place = run_of(tmp_path, 2, 4)
     with pytest.raises(StateError, match="holds no checkpoint of step 3; it holds: 2, 4"):
@@ -251,7 +251,7 @@ def test_other_versions_are_told(tmp_path: Path) -> None:
         assert "device reference (now cuda:0): the run may differ" in str(choose.other_versions(found, "cuda:0"))
     rewrite(path, written_by={**shards.versions(), "triton": "1.2.3"})
     with Shards(path) as found:
-        assert "was written with triton 1.2.3 (now " in str(choose.other_versions(found, "reference"))
+        assert "written with triton 1.2.3 (now " in str(choose.other_versions(found, "reference"))
 
 
 def test_another_configuration_is_refused_with_every_difference() -> None:
@@ -264,7 +264,7 @@ def test_another_configuration_is_refused_with_every_difference() -> None:
     assert "new 'not set', which cannot become 1" in str(caught.value)
 
 
-# ---- which ones stay --------------------------------------------------------------------------------------------------
+# ---- which ones stay --------------------------------------------------------------------------------------------
 
 
 def test_milestones_stay(tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_only_what_writers_leave_is_swept(tmp_path: Path) -> None:
     assert (place.path / ".notes").read_text() == "mine"
 
 
-# ---- memory, TensorBoard -----------------------------------------------------------------------------------------------
+# ---- memory, TensorBoard ----------------------------------------------------------------------------------------
 
 MEASURE = """
 import resource, sys

@@ -64,7 +64,7 @@ def hidden(place: RunFolder) -> list[str]:
     return [p.name for p in place.path.iterdir() if p.name.startswith(".checkpoint-")]
 
 
-# ---- killed runs --------------------------------------------------------------------------------------------------
+# ---- killed runs ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_a_kill_before_any_call_leaves_sound_checkpoints(step: int, tmp_path: Pa
         assert check(place) == 6 and list(place.steps()) == [4, 6]
 
 
-# ---- what a power cut leaves ----------------------------------------------------------------------------------------
+# ---- what a power cut leaves ------------------------------------------------------------------------------------
 
 
 def surviving(calls: list[Call], base: Path, old: Path, root: Path, eager: bool) -> list[int]:
@@ -207,12 +207,21 @@ def test_the_order_of_calls(tmp_path: Path) -> None:
     assert all(i > renames[1] + 1 for i, c in enumerate(calls) if c.name == "remove")
 
 
-# ---- disks that fail --------------------------------------------------------------------------------------------------
+# ---- disks that fail --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("call", "number"),
-    [("make", 0), ("create", 1), ("write", 0), ("write", 3), ("write", 6), ("sync", 2), ("sync_folder", 0), ("rename", 0)],
+    [
+        ("make", 0),
+        ("create", 1),
+        ("write", 0),
+        ("write", 3),
+        ("write", 6),
+        ("sync", 2),
+        ("sync_folder", 0),
+        ("rename", 0),
+    ],
 )
 def test_a_full_disk_leaves_what_was_there(call: str, number: int, tmp_path: Path) -> None:
     begun(tmp_path)
@@ -244,7 +253,9 @@ def test_a_checkpoint_that_reads_back_wrong_deletes_nothing(tmp_path: Path) -> N
             path.write_bytes(bytes(data))
 
     begun(tmp_path)
-    with pytest.raises(CheckpointError, match=r"checkpoint-6 is damaged:\n.*state-00001-of-00003\.safetensors has anoth"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-6 is damaged:\n.*state-00001-of-00003\.safetensors has anoth"
+    ):
         save(folder(tmp_path, intercepted(before)), 6)
     assert list(folder(tmp_path).steps()) == [2, 4, 6]
 
@@ -281,7 +292,7 @@ def test_training_goes_on_when_a_checkpoint_fails_and_stops_after_three(tmp_path
         loop.train(run, place, 4, save_every=100)
 
 
-# ---- writing beside training --------------------------------------------------------------------------------------------
+# ---- writing beside training ------------------------------------------------------------------------------------
 
 
 def test_the_writer_takes_the_state_as_it_was(tmp_path: Path) -> None:
@@ -300,7 +311,7 @@ def test_the_writer_takes_the_state_as_it_was(tmp_path: Path) -> None:
     assert not place.steps()
     gate.set()
     writer.save(state, Progress(9, 9, {}))  # waits for the first
-    assert list(place.steps())[0] == 1
+    assert next(iter(place.steps())) == 1
     writer.close()
     assert check(place) == 9 and list(place.steps()) == [1, 9]
 
@@ -325,7 +336,7 @@ def test_an_error_that_is_no_failure_of_the_disk_comes_up_at_once(tmp_path: Path
         writer.close()
 
 
-# ---- readers beside a writer ----------------------------------------------------------------------------------------------
+# ---- readers beside a writer ------------------------------------------------------------------------------------
 
 
 def test_a_reader_beside_the_writer_sees_whole_checkpoints_only(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def write(
     read: Callable[[str], Array],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write `contents` to a file that appears under its name only when it is complete and on disk. Raises StateError."""
+    """Write `contents` to a file, which appears under its name only when it is whole and on disk. Raises StateError."""
     try:
         with atomic_file(path) as file:
             for piece in contents(types, read, metadata):

@@ -1,4 +1,4 @@
-"""What a writer of checkpoints asks of the file system, one method a call: so each can be counted, recorded and failed."""
+"""What a writer of checkpoints asks of the file system, a method a call: each can be counted, recorded and failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 class Disk:
-    """The file system. Every method raises OSError; a file or a rename is safe from a power cut only once it is synced."""
+    """The file system. Methods raise OSError; a file or a name outlives a power cut once it is synced."""
 
     def make(self, folder: Path) -> None:
         """Make a folder."""

@@ -154,7 +154,7 @@ def versions() -> dict[str, str]:
 
 
 def _put_in_place(disk: Disk, hidden: Path, path: Path) -> None:
-    """Give a complete folder its name. What had the name is deleted afterwards; killed between, `sweep` puts it back."""
+    """Give a whole folder its name. What had it is deleted afterwards; after a kill between, `sweep` restores it."""
     old = None
     if os.path.lexists(path):
         old = _hidden(path, "replaced")

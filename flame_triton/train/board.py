@@ -1,9 +1,10 @@
-"""What TensorBoard shows of a run: the scalars of its log, and pictures. Needs tensorboardX (the extra `tensorboard`)."""
+"""What TensorBoard shows of a run: its log and pictures. Needs tensorboardX (the extra `tensorboard`)."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ class Board:
 
     def __init__(self, folder: Path, after: int = 0) -> None:
         require_extra("tensorboard", "tensorboardX")
-        from tensorboardX import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder), purge_step=after + 1, filename_suffix=f".{secrets.token_hex(4)}")
+        make: Any = import_module("tensorboardX").SummaryWriter
+        self._writer: Any = make(str(folder), purge_step=after + 1, filename_suffix=f".{secrets.token_hex(4)}")
 
     def scalars(self, record: Mapping[str, Any]) -> None:
         """Every number of a line of the log, at its step."""

@@ -11,6 +11,7 @@ from ..runtime.checkpoint import Reader
 from ..runtime.shards import Shards, open_checkpoint, versions
 from .folder import RunFolder, read_progress
 
+
 def find(place: RunFolder, wish: str) -> Reader | Shards:
     """The checkpoint that is asked for, verified and open.
 
@@ -90,4 +91,4 @@ def other_versions(checkpoint: Reader | Shards, device: str) -> str | None:
     changed = [f"{name} {then.get(name, 'unknown')} (now {now[name]})" for name in now if then.get(name) != now[name]]
     if not changed:
         return None
-    return f"the checkpoint was written with {', '.join(changed)}: the run may differ in the last bits from an unbroken one"
+    return f"written with {', '.join(changed)}: the run may differ in the last bits from an unbroken one"

@@ -58,7 +58,7 @@ class Writer:
         self._report(last=True)
 
     def abandon(self) -> None:
-        """Wait for the last checkpoint because the run ends by another error, and only warn if it could not be written."""
+        """Wait for the last checkpoint when the run ends by another error: if that one failed too, it is a warning."""
         self._join()
         if self._error is not None:
             warnings.warn(str(self._error), CheckpointWarning, 3)
