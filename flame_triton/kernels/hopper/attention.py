@@ -202,6 +202,7 @@ def _attend(
     SCALE: gl.constexpr, EVEN: gl.constexpr, HAS_LENGTHS: gl.constexpr, HAS_BIAS: gl.constexpr,
     HAS_MASK: gl.constexpr, BAND: gl.constexpr, TURNS: gl.constexpr, TOGETHER: gl.constexpr, SPLIT: gl.constexpr,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SHARED_OUT: gl.constexpr,
+    Q_IN_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """64 rows of every unit of this program."""
     q_full, q_empty, k_full, k_empty, v_full, v_empty, turn = bars
@@ -215,7 +216,7 @@ def _attend(
     ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)
     blocks = gl.cdiv(L, BLOCK_M)
     count = 0
-    q = q_tiles.index(consumer).reshape([64, D])
+    QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)
     tiles = batch * heads * blocks
     depth = gl.cdiv(S, BLOCK_N)
     whole, cut_begin, cut_end = share(tiles, depth, SPLIT)
@@ -234,6 +235,10 @@ def _attend(
         mbarrier.wait(q_full.index(consumer), i & 1)
         stage = count % STAGES
         mbarrier.wait(k_full.index(stage), count // STAGES & 1)
+        q = q_tiles.index(consumer).reshape([64, D])
+        if Q_IN_REGISTERS:
+            q = q.load(QUERIES)
+            mbarrier.arrive(q_empty.index(consumer))
         zero = gl.zeros((64, BLOCK_N), gl.float32, SCORES)
         k = k_ring.index(stage).reshape([BLOCK_N, D]).permute((1, 0))
         s = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
@@ -270,7 +275,7 @@ def _attend(
                 mask, low, high, consumer, SCALE, HAS_BIAS, HAS_MASK, BAND, True, TURNS, CONSUMERS, BLOCK_N,
                 STAGES, DTYPE, SCORES, OUT, LEFT,
             )  # fmt: skip
-        if not SHARED_OUT:
+        if not SHARED_OUT and not Q_IN_REGISTERS:
             mbarrier.arrive(q_empty.index(consumer))
         stage = count % STAGES
         mbarrier.wait(v_full.index(stage), count // STAGES & 1)
@@ -313,7 +318,7 @@ def attention_forward(
     SCALE: gl.constexpr, EVEN: gl.constexpr, GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, HAS_BIAS: gl.constexpr,
     HAS_MASK: gl.constexpr, BAND: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     TURNS: gl.constexpr, TOGETHER: gl.constexpr, SPLIT: gl.constexpr, SHARED_OUT: gl.constexpr,
-    REGISTERS: gl.constexpr,
+    Q_IN_REGISTERS: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """o, dense [B, L, H, Ev], and lse, dense [B, H, L], float32.
 
@@ -321,7 +326,8 @@ def attention_forward(
     [1, 1, BLOCK_N, D], o as [B, H, L, Ev] in blocks [1, 1, 64, D]; D is a power of two >= E. bfloat16 or float16.
     bias, mask: (pointer, four strides) or (); lengths_ptr: dense [B], read if HAS_LENGTHS. SCALE > 0.
     EVEN: no block of keys is ever partial. TURNS: consumers multiply in turn. SHARED_OUT: results leave through the
-    memory of the queries. Launch any number of programs, with num_warps=4.
+    memory of the queries. Q_IN_REGISTERS: that is where products take the queries from, not with SHARED_OUT. Launch
+    any number of programs, with num_warps=4.
 
     SPLIT (without band and lengths): the tiles % programs last tiles are cut along the keys. work_ptr, float32
     [2 * programs, tile rows, D], and sums_ptr, float32 [2 * programs, 2, tile rows], receive their parts.
@@ -357,12 +363,12 @@ def attention_forward(
                 (_attend, (
                     0, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
                     batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
-                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_attend, (
                     1, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
                     batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
-                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_load, (
                     q_desc, k_desc, v_desc, q_tiles, k_ring, v_ring, bars, lengths_ptr, low, high, batch, heads, L, S,
@@ -378,17 +384,17 @@ def attention_forward(
                 (_attend, (
                     0, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
                     batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
-                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_attend, (
                     1, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
                     batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
-                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_attend, (
                     2, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
                     batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
-                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_load, (
                     q_desc, k_desc, v_desc, q_tiles, k_ring, v_ring, bars, lengths_ptr, low, high, batch, heads, L, S,

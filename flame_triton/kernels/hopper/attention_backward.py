@@ -72,6 +72,18 @@ def query_blocks(
     return begin, inner, gl.minimum(gl.maximum(outer, inner), end), end
 
 
+@gluon.jit
+def place(tile, blocks, heads, TOGETHER: gl.constexpr):
+    """(head, block) of a tile: TOGETHER heads at a time, the first blocks of all of them first.
+
+    Programs that run together then wait for each other little: most have other heads.
+    """
+    first = tile // (blocks * TOGETHER) * TOGETHER
+    width = gl.minimum(heads - first, TOGETHER)
+    rest = tile - first * blocks
+    return first + rest % width, rest // width
+
+
 # --- the producer ---
 
 
@@ -79,8 +91,8 @@ def query_blocks(
 def _load(
     q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, q_ring, g_ring, k_tiles, v_tiles, lse_ring, delta_ring,
     bars, lengths_ptr, low, high, batch, kv_heads, L, S,
-    GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, BAND: gl.constexpr, SPLIT: gl.constexpr, BLOCK_M: gl.constexpr,
-    STAGES: gl.constexpr,
+    GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, BAND: gl.constexpr, SPLIT: gl.constexpr, TOGETHER: gl.constexpr,
+    BLOCK_M: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """The keys and values of every unit of this program, then the queries that see them, block by block."""
     q_full, q_empty, g_full, kv_full, kv_empty, ds_full, dq_full, dq_empty = bars
@@ -92,10 +104,10 @@ def _load(
     whole, cut_begin, cut_end = share(tiles, depth, SPLIT)
     for i in range(units(whole, cut_begin, cut_end, depth, SPLIT)):
         tile, start, stop = unit(i, tiles, whole, cut_begin, cut_end, depth, SPLIT)
-        at = tile // blocks
+        at, block = place(tile, blocks, batch * kv_heads, TOGETHER)
         b = at // kv_heads
         head = at % kv_heads
-        n = tile % blocks * BLOCK_N
+        n = block * BLOCK_N
         limit = taking_part(lengths_ptr, b, S, HAS_LENGTHS)
         begin, inner, outer, end = query_blocks(n, L, limit, low, high, start, stop, BAND, SPLIT, BLOCK_M, BLOCK_N)
         mbarrier.wait(kv_empty.index(0), (i & 1) ^ 1)
@@ -128,7 +140,7 @@ def _load(
 def _add(
     dq_desc, dq_tiles, bars, counters_ptr, lengths_ptr, low, high, batch, kv_heads, L, S,
     GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, BAND: gl.constexpr, ORDERED: gl.constexpr, SPLIT: gl.constexpr,
-    BLOCK_M: gl.constexpr, SLOTS: gl.constexpr,
+    TOGETHER: gl.constexpr, BLOCK_M: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     """Every block of dq that the consumers have finished, to memory."""
     q_full, q_empty, g_full, kv_full, kv_empty, ds_full, dq_full, dq_empty = bars
@@ -141,9 +153,8 @@ def _add(
     whole, cut_begin, cut_end = share(tiles, depth, SPLIT)
     for i in range(units(whole, cut_begin, cut_end, depth, SPLIT)):
         tile, start, stop = unit(i, tiles, whole, cut_begin, cut_end, depth, SPLIT)
-        at = tile // blocks
+        at, n = place(tile, blocks, batch * kv_heads, TOGETHER)
         b = at // kv_heads
-        n = tile % blocks
         limit = taking_part(lengths_ptr, b, S, HAS_LENGTHS)
         begin, inner, outer, end = query_blocks(
             n * BLOCK_N, L, limit, low, high, start, stop, BAND, SPLIT, BLOCK_M, BLOCK_N
@@ -280,8 +291,8 @@ def _differentiate(
     consumer: gl.constexpr, dk_desc, dv_desc, q_ring, g_ring, k_tiles, v_tiles, lse_ring, delta_ring, ds_tiles,
     dq_tiles, bars, lengths_ptr, bias, mask, low, high, batch, kv_heads, L, S, work_ptr,
     SCALE: gl.constexpr, EVEN: gl.constexpr, GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_MASK: gl.constexpr, BAND: gl.constexpr, SPLIT: gl.constexpr, BLOCK_M: gl.constexpr, STAGES: gl.constexpr,
-    SLOTS: gl.constexpr,
+    HAS_MASK: gl.constexpr, BAND: gl.constexpr, SPLIT: gl.constexpr, TOGETHER: gl.constexpr,
+    BLOCK_M: gl.constexpr, STAGES: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     """dk and dv of 64 keys of every unit of this program, and what they add to dq."""
     q_full, q_empty, g_full, kv_full, kv_empty, ds_full, dq_full, dq_empty = bars
@@ -300,10 +311,10 @@ def _differentiate(
     whole, cut_begin, cut_end = share(tiles, depth, SPLIT)
     for i in range(units(whole, cut_begin, cut_end, depth, SPLIT)):
         tile, start, stop = unit(i, tiles, whole, cut_begin, cut_end, depth, SPLIT)
-        at = tile // blocks
+        at, block = place(tile, blocks, batch * kv_heads, TOGETHER)
         b = at // kv_heads
         head = at % kv_heads
-        n0 = tile % blocks * BLOCK_N
+        n0 = block * BLOCK_N
         n = n0 + consumer * 64 + gl.arange(0, 64, gl.SliceLayout(1, SCORES))
         limit = taking_part(lengths_ptr, b, S, HAS_LENGTHS)
         begin, inner, outer, end = query_blocks(n0, L, limit, low, high, start, stop, BAND, SPLIT, BLOCK_M, BLOCK_N)
@@ -358,8 +369,8 @@ def attention_backward(
     q_desc, k_desc, v_desc, g_desc, lse_desc, delta_desc, dq_desc, dk_desc, dv_desc, counters_ptr, lengths_ptr,
     bias, mask, low, high, batch, kv_heads, L, S, work_ptr,
     SCALE: gl.constexpr, EVEN: gl.constexpr, GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_MASK: gl.constexpr, BAND: gl.constexpr, ORDERED: gl.constexpr, SPLIT: gl.constexpr, BLOCK_M: gl.constexpr,
-    STAGES: gl.constexpr, SLOTS: gl.constexpr,
+    HAS_MASK: gl.constexpr, BAND: gl.constexpr, ORDERED: gl.constexpr, SPLIT: gl.constexpr, TOGETHER: gl.constexpr,
+    BLOCK_M: gl.constexpr, STAGES: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     """dk and dv, dense [B, S, Hk, E], and dq / scale, float32 [B, H, L, E], to be scaled and rounded.
 
@@ -407,21 +418,21 @@ def attention_backward(
             (_differentiate, (
                 0, dk_desc, dv_desc, q_ring, g_ring, k_tiles, v_tiles, lse_ring, delta_ring, ds_tiles, dq_tiles, bars,
                 lengths_ptr, bias, mask, low, high, batch, kv_heads, L, S, work_ptr, SCALE, EVEN, GROUP, HAS_LENGTHS,
-                HAS_BIAS, HAS_MASK, BAND, SPLIT, BLOCK_M, STAGES, SLOTS,
+                HAS_BIAS, HAS_MASK, BAND, SPLIT, TOGETHER, BLOCK_M, STAGES, SLOTS,
             )),
             (_differentiate, (
                 1, dk_desc, dv_desc, q_ring, g_ring, k_tiles, v_tiles, lse_ring, delta_ring, ds_tiles, dq_tiles, bars,
                 lengths_ptr, bias, mask, low, high, batch, kv_heads, L, S, work_ptr, SCALE, EVEN, GROUP, HAS_LENGTHS,
-                HAS_BIAS, HAS_MASK, BAND, SPLIT, BLOCK_M, STAGES, SLOTS,
+                HAS_BIAS, HAS_MASK, BAND, SPLIT, TOGETHER, BLOCK_M, STAGES, SLOTS,
             )),
             (_load, (
                 q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, q_ring, g_ring, k_tiles, v_tiles, lse_ring,
                 delta_ring, bars, lengths_ptr, low, high, batch, kv_heads, L, S, GROUP, HAS_LENGTHS, BAND, SPLIT,
-                BLOCK_M, STAGES,
+                TOGETHER, BLOCK_M, STAGES,
             )),
             (_add, (
                 dq_desc, dq_tiles, bars, counters_ptr, lengths_ptr, low, high, batch, kv_heads, L, S, GROUP,
-                HAS_LENGTHS, BAND, ORDERED, SPLIT, BLOCK_M, SLOTS,
+                HAS_LENGTHS, BAND, ORDERED, SPLIT, TOGETHER, BLOCK_M, SLOTS,
             )),
         ],
         [4, 1, 1],

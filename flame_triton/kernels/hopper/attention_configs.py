@@ -26,6 +26,7 @@ class HopperForward:
     TOGETHER: int = 1
     SPLIT: bool = False
     SHARED_OUT: bool = False
+    Q_IN_REGISTERS: bool = False
     DOUBLE: bool = False
 
     @property
@@ -77,6 +78,7 @@ class HopperBackward:
     SLOTS: int
     PERSISTENT: bool = True
     SPLIT: bool = False
+    TOGETHER: int = 1
 
     def tiles(self, problem: Problem) -> int:
         """Blocks of keys of all heads."""
@@ -168,6 +170,8 @@ def forward_configs(problem: Problem, uneven: bool, processors: int) -> list[Hop
         for turns in (True, False)
         for persistent, together in orders
     ]
+    if width == 128:
+        every += [replace(c, Q_IN_REGISTERS=True) for c in every if (c.CONSUMERS, c.BLOCK_N) == (2, 128)]
     if not uneven:
         every += [replace(c, SPLIT=True) for c in every if cutting_pays(c, problem, processors, 1e9)]
     if width == 64 and problem.S <= 256:
@@ -185,21 +189,31 @@ def forward_heuristic(problem: Problem, uneven: bool, processors: int) -> Hopper
     return replace(start, SPLIT=pays)
 
 
-def backward_configs(problem: Problem, uneven: bool, processors: int) -> list[HopperBackward]:
+def heads_together(problem: Problem) -> int:
+    """Heads whose queries, cotangents and sums of dq fill half of the L2 cache, at most."""
+    return max(1, min(problem.batch * problem.kv_heads, (32 << 20) // (problem.L * width_of(problem) * 8)))
+
+
+def backward_configs(problem: Problem, uneven: bool, processors: int, ordered: bool) -> list[HopperBackward]:
     """Those worth timing, the heuristic's first."""
-    width = width_of(problem)
-    shapes = [(64, 2, 2), (64, 2, 1)] if width == 128 else [(128, 2, 2), (128, 2, 1), (64, 2, 2), (64, 3, 1)]
+    width, start = width_of(problem), backward_heuristic(problem, uneven, processors, ordered)
+    shapes = [(64, 2, 1), (64, 2, 2)] if width == 128 else [(128, 2, 1), (128, 2, 2), (64, 3, 1)]
+    orders = list(dict.fromkeys((start.TOGETHER, 1, *((4, 16, 64) if ordered else (4,)))))
     every = [
-        HopperBackward(m, stages, slots, persistent) for m, stages, slots in shapes for persistent in (True, False)
+        HopperBackward(m, stages, slots, persistent, False, together)
+        for m, stages, slots in shapes
+        for together in orders
+        for persistent in ((True, False) if uneven else (True,))
     ]
     if not uneven and problem.heads == problem.kv_heads:
         every += [replace(c, SPLIT=True) for c in every if c.PERSISTENT and cutting_pays(c, problem, processors, 1e9)]
     fitting = [c for c in every if c.shared_bytes(width) <= SHARED_LIMIT]
-    return list(dict.fromkeys([backward_heuristic(problem, uneven, processors), *fitting]))
+    return list(dict.fromkeys([start, *fitting]))
 
 
-def backward_heuristic(problem: Problem, uneven: bool, processors: int) -> HopperBackward:
+def backward_heuristic(problem: Problem, uneven: bool, processors: int, ordered: bool) -> HopperBackward:
     """When nothing has been measured."""
-    start = HopperBackward(64 if width_of(problem) == 128 else 128, 2, 1, not uneven)
+    together = heads_together(problem) if ordered else 1
+    start = HopperBackward(64 if width_of(problem) == 128 else 128, 2, 1, not uneven, False, together)
     whole = not uneven and problem.heads == problem.kv_heads
     return replace(start, SPLIT=whole and cutting_pays(start, problem, processors, _backward_flops(problem)))

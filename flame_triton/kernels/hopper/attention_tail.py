@@ -106,14 +106,14 @@ def combine(
 
 @triton.jit
 def add_parts(
-    work_ptr, dk_ptr, dv_ptr, programs, tiles, heads, S,
+    work_ptr, dk_ptr, dv_ptr, programs, tiles, all_heads, heads, S, TOGETHER: tl.constexpr,
     SCALE: tl.constexpr, DEPTH: tl.constexpr, PARTS: tl.constexpr, TILE_N: tl.constexpr, BLOCK_S: tl.constexpr,
     E: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of the cut tiles of the backward pass, from their parts in order.
 
-    heads: of keys; DEPTH: blocks of queries of a tile; PARTS as above. Launch [cut tiles, TILE_N // BLOCK_S, 2]
-    programs.
+    heads: of keys, all_heads: of all samples; TOGETHER: as that kernel has it; DEPTH: blocks of queries of a tile;
+    PARTS as above. Launch [cut tiles, TILE_N // BLOCK_S, 2] programs.
     """
     cut = tl.num_programs(0)
     values = tl.program_id(2)
@@ -126,8 +126,11 @@ def add_parts(
         acc += tl.load(work_ptr + at, mask=there & (e >= 0), other=0.0)
     blocks = tl.cdiv(S, TILE_N)
     tile = tiles - cut + tl.program_id(0)
-    head = (tile // blocks).to(tl.int64)
-    n = tile % blocks * TILE_N + row
+    first = tile // (blocks * TOGETHER) * TOGETHER  # as attention_backward.place
+    width = tl.minimum(all_heads - first, TOGETHER)
+    rest = tile - first * blocks
+    head = (first + rest % width).to(tl.int64)
+    n = rest // width * TILE_N + row
     place = ((head // heads * S + n) * heads + head % heads) * E + e
     if values == 0:
         lib.store(dk_ptr, place, acc * SCALE, (n < S) & (e < E))

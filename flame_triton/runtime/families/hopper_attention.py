@@ -127,6 +127,7 @@ def forward(call: Call, config: HopperForward) -> None:
             "TOGETHER": config.TOGETHER,
             "SPLIT": bool(cut),
             "SHARED_OUT": config.SHARED_OUT,
+            "Q_IN_REGISTERS": config.Q_IN_REGISTERS,
             "REGISTERS": config.registers,
         },
         config.options, [lowering.slot(x) for x in node.inputs], [*(lowering.slots[x] for x in (o, lse)), *work],
@@ -172,8 +173,8 @@ def backward(call: Call) -> None:
     processors = lowering.target.processors
     config = lowering.choose(
         node, "attention", {**call.facts("backward"), "ordered": ordered},
-        lambda: configs.backward_configs(problem, uneven(call), processors),
-        lambda: configs.backward_heuristic(problem, uneven(call), processors),
+        lambda: configs.backward_configs(problem, uneven(call), processors, ordered),
+        lambda: configs.backward_heuristic(problem, uneven(call), processors, ordered),
     )  # fmt: skip
     dq, *_ = node.outputs
     work = _Work(problem, config.BLOCK_M)
@@ -223,6 +224,7 @@ def _emit_backward(call: Call, config: HopperBackward, work: _Work, ordered: boo
             **_constants(call, problem.S % BLOCK_N == 0),
             "ORDERED": ordered,
             "SPLIT": bool(cut),
+            "TOGETHER": config.TOGETHER,
             "BLOCK_M": config.BLOCK_M,
             "STAGES": config.STAGES,
             "SLOTS": config.SLOTS,
@@ -234,9 +236,10 @@ def _emit_backward(call: Call, config: HopperBackward, work: _Work, ordered: boo
         lowering.emit(
             node, _ADD_PARTS, (cut, BLOCK_N // 16, 2),
             [cut_pointer, *(Operand(slot, x.dtype) for slot, x in zip(written, results, strict=True)), programs,
-             config.tiles(problem), problem.kv_heads, problem.S],
+             config.tiles(problem), problem.batch * problem.kv_heads, problem.kv_heads, problem.S],
             {
-                "SCALE": node.attrs["scale"], "DEPTH": config.depth(problem), "PARTS": configs.parts(programs, cut),
+                "TOGETHER": config.TOGETHER, "SCALE": node.attrs["scale"], "DEPTH": config.depth(problem),
+                "PARTS": configs.parts(programs, cut),
                 "TILE_N": BLOCK_N, "BLOCK_S": 16, "E": problem.E, "BLOCK_E": width,
             },
             {"num_warps": 4}, cut_work, written, "hopper attention backward, cut tiles",
