@@ -135,7 +135,7 @@ def test_train_goes_on_from_the_latest_checkpoint(trained: tuple[Path, dict[str,
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(
     trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    shutil.copytree(trained[0] / "first", tmp_path / "a")
+    shutil.copytree(trained[0] / "first", tmp_path / "a", ignore=shutil.ignore_patterns("checkpoint-140"))
     shard = next((tmp_path / "a" / "checkpoint-130").glob("state-*"))
     data = shard.read_bytes()
     shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
