@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def group(
         raise ArgumentError("a group needs a pattern", op="group")
     if rate < 0 or (weight_decay is not None and weight_decay < 0):
         raise ArgumentError(f"rate and weight_decay must not be negative, got {rate} and {weight_decay}", op="group")
-    spared = (but,) if isinstance(but, Pattern) else tuple(but)
+    spared = (but,) if isinstance(but, str | re.Pattern) else tuple(but)
     return Group(patterns, spared, float(rate), weight_decay, schedule)
 
 
