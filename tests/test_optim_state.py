@@ -14,7 +14,7 @@ import torch
 
 import flame_triton as ft
 from flame_triton.errors import ArgumentError, StateError
-from flame_triton.optim import Accumulate, AdamW, LossScaler, SGD, ema_weights, save_averages
+from flame_triton.optim import SGD, Accumulate, AdamW, LossScaler, ema_weights, save_averages
 from flame_triton.runtime.checkpoint import Reader
 
 KERNELS = "interpreter" if ft.config.interpreted() else "cuda"

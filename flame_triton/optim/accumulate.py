@@ -15,6 +15,7 @@ from ..ir.node import Value
 from ..ir.op import call
 from ..runtime.compile import compile
 from ..runtime.device import Device
+from ..runtime.finite import NonFinite
 from ..runtime.program import Program
 from ..runtime.state import State
 from ..types import int64
@@ -114,6 +115,7 @@ class Accumulating:
 
     def __init__(self, plan: Accumulate, state: State, adds: Program, last: Program) -> None:
         self.state, self.adds, self.last, self._plan = state, adds, last, plan
+        self._latest = adds
         self._taken = int(state[plan.count])
 
     @property
@@ -124,9 +126,20 @@ class Accumulating:
     def __call__(self, *arrays: Any) -> Any:
         """Take in one micro-batch; returns the outputs."""
         ends = self.ends_step
-        results = (self.last if ends else self.adds)(*arrays)
+        self._latest = self.last if ends else self.adds
+        results = self._latest(*arrays)
         self._taken = 0 if ends else self._taken + 1
         return results
+
+    def find_non_finite(self, *arrays: Any) -> NonFinite | None:
+        """What makes the first NaN or infinity in the latest micro-batch, taken by itself; see
+        `Program.find_non_finite`."""
+        count = self.state[self._plan.count]
+        try:
+            self.state.set(self._plan.count, count * 0)  # then the sums that it met are not looked at
+            return self._latest.find_non_finite(*arrays)
+        finally:
+            self.state.set(self._plan.count, count)
 
     def rewind(self) -> None:
         """Take the place within the step from the State, after it was loaded or restored."""
