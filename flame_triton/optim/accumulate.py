@@ -1,8 +1,9 @@
 """Gradient accumulation: one optimizer step from the gradients of several micro-batches.
 
-Two programs share a State. `adds` gives the updates of the first every - 1 micro-batches: each sum takes its gradient in,
-in the kernel that computes it (a product's epilogue), and a count on the device says whether the sum begins anew, so
-nothing is ever set to zero. `updates` gives those of the last one: it adds too, and the optimizer takes the sums.
+Two programs share a State. `adds` gives the updates of the first every - 1 micro-batches: each sum takes in its
+gradient in the kernel that computes it (a product's epilogue), and a count on the device says whether the sum begins
+anew, so nothing is ever set to zero. `updates` gives those of the last one: it adds too, and the optimizer takes the
+sums.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ir.node import Value
 from ..ir.op import call
 from ..ops.stochastic import noise, round_with_noise
-from ..types import DTypeLike, bfloat16, float32, int64
+from ..types import DType, DTypeLike, bfloat16, float32, float64, int64
 from ..types import dtype as as_dtype
 from .clip import Clipping, adaptive, global_norm, layer_norms, limited
 from .columns import Columns, Factor
@@ -80,6 +80,7 @@ class Optimizer:
 
     moments: tuple[str, ...] = ()
     starting: tuple[str, ...] = ()  # moments that start at the parameter instead of zero
+    still: tuple[str, ...] = ()  # moments that no step changes
 
     def __init__(
         self,
@@ -155,8 +156,8 @@ class Optimizer:
 
     @staticmethod
     def _number(name: str, init: float = 0.0) -> Value:
-        """A float32 number in the State that all parameters share."""
-        return call("parameter", (), float32, f"optimizer.{name}", init, False, True)
+        """A number in the State that all parameters share: float64, so that sums over a long training lose nothing."""
+        return call("parameter", (), float64, f"optimizer.{name}", init, False, True)
 
     @property
     def numbers(self) -> list[Value]:
@@ -306,20 +307,16 @@ class Optimizer:
         rates = [step.rates[s] for s in several] or [step.rates[self.schedule_of(members[0])]]
         numbered = [*rates, *scalars, *ending.values()]
         shared = [step.finite, *numbered, *([self.step] if noisy else [])]
-        limit = self.clipping.value
+        computed = [name for name in factors.computed if name != "layer"]
+        unchanged = [i for i, name in enumerate(self.moments) if name in self.still]
 
         def body(p: Value, g: Value, *rest: Value) -> list[Value]:
             old, rest = list(rest[: len(kept[0])]), rest[len(kept[0]) :]
             own, index = rest[len(shared) :], rest[-1]
             numbers = [call("cast", v, wide) for v in rest[1 : 1 + len(numbered)]]
             last = dict(zip(ending, numbers[len(numbers) - len(ending) :], strict=True))
-            slope = call("cast", g, wide)
-            if "factor" in last:
-                slope = slope * last["factor"]
-            if step.layers:
-                slope = factors.times("layer", slope, own)
-            if limit is not None:
-                slope = call("clamp", slope, -limit, limit)
+            layer = factors.value("layer", own) if step.layers else None
+            slope = self._slope(g, wide, last.get("factor"), layer)
             weight = call("cast", p, wide)
             if several:
                 parts = [factors.times(f"rate of {id(s)}", r, own) for s, r in zip(several, numbers, strict=False)]
@@ -328,7 +325,7 @@ class Optimizer:
                     rate = rate + part
             else:
                 rate = factors.times("rate", numbers[0], own)
-            rule = numbers[len(rates) : len(rates) + len(scalars)]
+            rule = numbers[len(rates) : len(rates) + len(scalars)] + [factors.value(name, own) for name in computed]
             moved, moments = self._rule(
                 weight, slope, old[: len(self.moments)], factors.value("decay", own), rate, *rule
             )
@@ -336,6 +333,7 @@ class Optimizer:
             if "ema" in last:
                 results.append(old[-1] * last["ema"] + moved * (1 - last["ema"]))
             chosen = [call("where", rest[0], r, b) for r, b in zip(results, [weight, *old], strict=True)]
+            chosen = [v for i, v in enumerate(chosen) if i - 1 not in unchanged]
             if p.dtype is not dtype:
                 return [call("cast", chosen[0], dtype), *chosen]
             if noisy:
@@ -347,7 +345,8 @@ class Optimizer:
         rows = [[w, step.gradients[p], *slots] for p, w, slots in zip(members, weights, kept, strict=True)]
         made = call("foreach", body, rows, shared, factors.table(wide), noisy)
         for p, w, slots, results in zip(members, weights, kept, made, strict=True):
-            step.new.update(zip([p, *([] if w is p else [w]), *slots], results, strict=True))
+            moving = [slot for i, slot in enumerate(slots) if i not in unchanged]
+            step.new.update(zip([p, *([] if w is p else [w]), *moving], results, strict=True))
 
     def _columns(self, members: list[Value], step: Step, noisy: bool) -> Columns:
         """The numbers of each parameter of a launch: decay, factor on each rate, random stream, clip factor."""
@@ -363,7 +362,19 @@ class Optimizer:
         if noisy:
             position = {p: i for i, p in enumerate(self.parameters)}
             columns["stream"] = [float(position[p]) for p in members]
-        return Columns(columns, {"layer": step.layers[members[0]]} if step.layers else None)
+        computed = self._own(members, step)
+        if step.layers:
+            computed["layer"] = step.layers[members[0]]
+        return Columns(columns, computed)
+
+    def _slope(self, g: Value, wide: DType, *factors: Value | float | None) -> Value:
+        """The gradient as a rule sees it, in the type `wide`: scaled, clipped."""
+        slope = call("cast", g, wide)
+        for factor in factors:
+            if factor is not None:
+                slope = slope * factor
+        limit = self.clipping.value
+        return slope if limit is None else call("clamp", slope, -limit, limit)
 
     def _store(self, p: Value, moved: Value, moments: Mapping[Value, Value], step: Step) -> None:
         """The same for a parameter whose rule is no element's: its new value in the compute type, and those of state
@@ -387,16 +398,21 @@ class Optimizer:
             step.new[p] = call("cast", chosen, p.dtype)
 
     def _gradient(self, p: Value, step: Step) -> Value:
-        """The gradient as a rule sees it: scaled, clipped, in the compute type."""
-        slope = call("cast", step.gradients[p], p.dtype.compute)
-        if step.factor is not None:
-            slope = _times(slope, step.factor)
+        """The gradient of one parameter as a rule sees it."""
+        wide = p.dtype.compute
+        factors = [] if step.factor is None else [call("cast", step.factor, wide)]
         if step.layers:
             members = next(m for m in self._launches(step.gradients) if p in m)
-            slope = _times(slope, step.layers[p][members.index(p)])
-        if self.clipping.value is not None:
-            slope = call("clamp", slope, -self.clipping.value, self.clipping.value)
-        return slope
+            factors.append(call("cast", step.layers[p][members.index(p)], wide))
+        return self._slope(step.gradients[p], wide, *factors)
+
+    def _rate(self, p: Value, step: Step) -> Value:
+        """The rate of one parameter, in its compute type."""
+        return call("cast", step.rates[self.schedule_of(p)], p.dtype.compute) * self.rate_factor(p)
+
+    def _own(self, members: list[Value], step: Step) -> dict[str, Value]:
+        """Further numbers of each parameter of a launch, [members], that `_rule` takes last: name -> Value."""
+        return {}
 
     def _scalars(self, step: Step) -> list[Value]:
         """Further 0-d Values that `_rule` takes after the rate; what `step.carried` gets, the State takes over."""
@@ -407,6 +423,15 @@ class Optimizer:
     ) -> tuple[Value, list[Value]]:
         """(new parameter, new moments) of one element. decay: 0.0 if no parameter of the launch decays."""
         raise NotImplementedError
+
+    def _refuse(self, why: str, *, layers: bool = False, groups: bool = False, schedules: bool = False) -> None:
+        """Raises ArgumentError for what this optimizer cannot have: clip_layer, rates or schedules of groups."""
+        if layers and self.clipping.layer is not None:
+            raise ArgumentError(f"clip_layer is not for this optimizer: {why}", op=type(self).__name__)
+        if groups and any(self.rate_factor(p) != 1 for p in self.parameters):
+            raise ArgumentError(f"all parameters must have one learning rate: {why}", op=type(self).__name__)
+        if schedules and any(self.schedule_of(p) is not self.schedule for p in self.parameters):
+            raise ArgumentError(f"all parameters must have one schedule: {why}", op=type(self).__name__)
 
 
 def _times(x: Value, factor: Value) -> Value:

@@ -1,7 +1,7 @@
 """Learning-rate schedules as graph functions of the step: changing the rate never recompiles.
 
-A schedule takes the step Value (int64, 0-d, counted from 0) and gives the rate as a float32 0-d Value. Any function of that
-kind will do; those made here print as they were written. rate, end, floor: learning rates; steps, every, ...: steps.
+A schedule takes the step Value (int64, 0-d, counted from 0) and gives the rate as a float32 0-d Value. Any function of
+that kind will do; those made here print as they were written. rate, end, floor: learning rates; steps, every: steps.
 """
 
 from __future__ import annotations

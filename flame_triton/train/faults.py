@@ -1,8 +1,8 @@
 """Steps whose numbers are not finite: what is to be expected, what is a fault, and where the fault comes from.
 
-With a LossScaler, a step that is skipped is how the scaler finds the largest scale: nothing is looked into. Only if steps are
-skipped over and over is the step run again with a scale of 1; what is not finite even then is a fault. Without a scaler
-every skipped step is one.
+With a LossScaler, a step that is skipped is how the scaler finds the largest scale: nothing is looked into. Only if
+steps are skipped over and over is the step run again with a scale of 1; what is not finite even then is a fault.
+Without a scaler every skipped step is one.
 """
 
 from __future__ import annotations

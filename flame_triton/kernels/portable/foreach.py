@@ -178,7 +178,7 @@ def chunks(sizes: Sequence[int], chunk: int) -> np.ndarray:
 
 
 def bounds(sizes: Sequence[int], chunk: int) -> np.ndarray:
-    """bounds_ptr of `row_totals`: where the chunks of each tensor begin in `chunks(sizes, chunk)`, and where all end."""
+    """bounds_ptr of `row_totals`: where each tensor's chunks begin in `chunks(sizes, chunk)`, and where all end."""
     counts = -(-np.asarray(sizes, np.int64) // chunk)
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
