@@ -118,7 +118,7 @@ def test_names_from_everywhere() -> None:
     assert list(AdamW([a, b], 0.1).names.values()) == ["parameter_0", "b"]
     assert list(AdamW({"x": a, "y": b}, 0.1).names.values()) == ["x", "y"]
     for wrong in ([a, a], [a, 3]):
-        with pytest.raises(ArgumentError, match="listed twice|expected parameters"):
+        with pytest.raises(ArgumentError, match=r"listed twice|expected parameters"):
             AdamW(wrong, 0.1)  # type: ignore[list-item]
     for bad in (lambda: group(), lambda: group("x", rate=-1.0), lambda: group("x", weight_decay=-0.1)):
         with pytest.raises(ArgumentError, match="group"):

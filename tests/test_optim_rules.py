@@ -88,7 +88,10 @@ def _close(found: Arrays, wanted: Arrays, tolerance: float) -> None:
 
 ALL = {"decays": lambda _: True}
 TORCH = {
-    "adafactor": (lambda p: Adafactor(p, 0.05, weight_decay=0.1, **ALL), lambda p: torch.optim.Adafactor(p, 0.05, weight_decay=0.1)),
+    "adafactor": (
+        lambda p: Adafactor(p, 0.05, weight_decay=0.1, **ALL),
+        lambda p: torch.optim.Adafactor(p, 0.05, weight_decay=0.1),
+    ),
     "adafactor fast": (
         lambda p: Adafactor(p, 0.9, d=1.2, beta2_decay=-0.5, eps=(1e-4, 0.2)),
         lambda p: torch.optim.Adafactor(p, 0.9, d=1.2, beta2_decay=-0.5, eps=(1e-4, 0.2)),
@@ -109,7 +112,7 @@ TORCH = {
         lambda p: NAdam(p, 0.02, momentum_decay=0.1, weight_decay=0.1, decoupled_weight_decay=True, **ALL),
         lambda p: torch.optim.NAdam(p, 0.02, momentum_decay=0.1, weight_decay=0.1, decoupled_weight_decay=True),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("device", DEVICES)
