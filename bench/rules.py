@@ -1,4 +1,4 @@
-"""One step of every optimizer over bfloat16 parameters with float32 masters: ms, bytes of state, share of a copy's rate.
+"""One step of every optimizer over bfloat16 parameters with float32 masters: ms, bytes of state, share of a copy.
 
     python -m bench.rules [--blocks 8 --width 1536] [--rounds 20]
 
