@@ -105,6 +105,14 @@ def test_warm_up_comes_before_the_schedule() -> None:
     np.testing.assert_allclose(found[10:], _ours(ours.cosine(RATE, 30), 35), rtol=1e-6)
 
 
+def test_the_length_of_a_run_may_be_a_value() -> None:
+    steps, t = ft.input(()), ft.input((), "int64")
+    rate = ours.warmup_cosine(RATE, steps, 4, 0.01)(t)
+    for length in (10, 30):
+        found = [float(ft.evaluate(rate, {steps: np.float32(length), t: np.asarray(i)})) for i in range(40)]
+        np.testing.assert_allclose(found, _ours(ours.warmup_cosine(RATE, length, 4, 0.01), 40), rtol=1e-5)
+
+
 def test_schedules_run_through_kernels() -> None:
     device = "interpreter" if ft.config.interpreted() else "cuda"
     for schedule in (ours.cosine_restarts(RATE, 5, 2), ours.one_cycle(RATE, 9), ours.step(RATE, 3)):

@@ -151,21 +151,24 @@ def warmup(steps: int, then: Schedule) -> Schedule:
     return Curve(f"warmup({steps}, {then!r})", curve)
 
 
-def warmup_cosine(rate: float, steps: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
+def warmup_cosine(rate: float, steps: int | Value, warmup: int = 0, floor: float = 0.0) -> Schedule:
     """Linear from rate / warmup to rate over `warmup` steps, then half a cosine down to floor at `steps`; floor after.
 
-    Loshchilov and Hutter 2017, without restarts.
+    steps: a 0-d float32 Value may stand for it, such as a parameter of the State: then the length of the run can change
+    without compiling anew. Loshchilov and Hutter 2017, without restarts.
     """
-    if not 0 <= warmup < steps:
+    if not isinstance(steps, Value) and not 0 <= warmup < steps:
         raise ArgumentError(f"needs 0 <= warmup < steps, got warmup {warmup} and steps {steps}", op="warmup_cosine")
 
     def curve(at: Value) -> Value:
         t = call("cast", at, float32)
         rising = (t + 1.0) * (rate / max(warmup, 1))
-        part = call("clamp", (t - float(warmup)) * (1.0 / (steps - warmup)), 0.0, 1.0)
+        length = call("maximum", steps - float(warmup), 1.0) if isinstance(steps, Value) else float(steps - warmup)
+        part = call("clamp", (t - float(warmup)) / length, 0.0, 1.0)
         return call("where", t < float(warmup), rising, _cosine(rate, floor, part))
 
-    return Curve(f"warmup_cosine({rate:g}, {steps}, warmup={warmup}, floor={floor:g})", curve)
+    shown = "steps" if isinstance(steps, Value) else steps
+    return Curve(f"warmup_cosine({rate:g}, {shown}, warmup={warmup}, floor={floor:g})", curve)
 
 
 def sequence(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
