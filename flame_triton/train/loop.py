@@ -9,22 +9,38 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ..errors import NonFiniteError
-from ..runtime.program import Program
+from ..optim import LossScaler
+from ..runtime.finite import NonFinite
+from ..runtime.state import State
 from .board import Board
-from .data import Batches
+from .faults import Faults
 from .folder import Progress, RunFolder
 from .log import Log
 from .writer import Writer
 
-MAX_SKIPPED = 10
-"""So many steps without finite gradients, one after the other, end the run."""
+class Steps(Protocol):
+    """What takes a step: a Program, or several that share a State."""
+
+    @property
+    def state(self) -> State: ...
+
+    def __call__(self, *arrays: Any) -> Any: ...
+
+    def find_non_finite(self, *arrays: Any) -> NonFinite | None: ...
+
+
+class Positioned(Protocol):
+    """Endless batches of which the position determines the next one, such as `data.Batches`."""
+
+    position: int
+
+    def __next__(self) -> Any: ...
 
 
 @dataclass(eq=False)
@@ -32,14 +48,18 @@ class Training:
     """A run, ready to go on from `step`.
 
     program: returns loss, learning rate, gradient norm and skipped (0 or 1) of one step, all 0-d, and updates its
-    state; batches and arrays: where its inputs come from; config: kept in every checkpoint.
+    state; batches and arrays: where its inputs come from; config: kept in every checkpoint; after: called with the
+    number of each step that was taken; scaler: of the loss. A program that accumulates gradients counts micro-batches
+    as steps.
     """
 
-    program: Program
-    batches: Batches
+    program: Steps
+    batches: Positioned
     arrays: Callable[[Any], Sequence[Any]]
     config: Mapping[str, Any]
     step: int = 0
+    after: Callable[[int], None] = lambda step: None
+    scaler: LossScaler | None = None
 
     @property
     def progress(self) -> Progress:
@@ -81,7 +101,7 @@ def train(
         open_files.callback(log.close)
         writer = Writer(folder)
         begun = time.perf_counter()
-        window = _Window()
+        window, faults = _Window(), Faults(run.program, run.scaler)
 
         def save() -> None:
             log.sync()
@@ -92,10 +112,10 @@ def train(
                 if run.step and run.step not in folder.steps():
                     save()  # it comes from elsewhere: from here on the folder has all that the run needs
                 while run.step < steps and not interrupted.is_set():
-                    window.add(_step(run, window))
+                    window.add(take_step(run, faults))
                     boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
                     if boundary or not run.step % log_every:
-                        record = window.record(run.step, time.perf_counter() - begun)
+                        record = window.record(run.step, time.perf_counter() - begun) | faults.take()
                         log.write(record)
                         if board is not None:
                             board.scalars(record)
@@ -114,15 +134,16 @@ def train(
     return Outcome(run.step, seconds, interrupted.is_set())
 
 
-def _step(run: Training, window: _Window) -> tuple[float, float, float, float]:
-    """One step: loss, learning rate, gradient norm, skipped."""
+def take_step(run: Training, faults: Faults | None = None) -> tuple[float, float, float, float]:
+    """One step: loss, learning rate, gradient norm, skipped. faults: of the run; default fresh ones.
+
+    Raises NonFiniteError, see `train`.
+    """
     arrays = run.arrays(next(run.batches))
     loss, rate, norm, skipped = (float(t) for t in run.program(*arrays))
-    if not math.isfinite(loss) or (skipped and window.skipped_in_a_row + 1 >= MAX_SKIPPED):
-        what = "the loss is" if not math.isfinite(loss) else f"for {MAX_SKIPPED} steps the gradients were"
-        found = run.program.find_non_finite(*arrays)
-        raise NonFiniteError(f"step {run.step + 1}: {what} not finite; the step was not taken\n{found or ''}".rstrip())
+    (faults or Faults(run.program, run.scaler)).watch(run.step + 1, loss, bool(skipped), arrays)
     run.step += 1
+    run.after(run.step)
     return loss, rate, norm, skipped
 
 
@@ -131,7 +152,6 @@ class _Window:
 
     def __init__(self) -> None:
         self.loss = math.nan
-        self.skipped_in_a_row = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -144,7 +164,6 @@ class _Window:
         loss, rate, norm, skipped = results
         self._losses.append(loss)
         self._skipped += int(skipped)
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self._last = (rate, norm)
         self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
 
