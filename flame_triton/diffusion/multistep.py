@@ -220,7 +220,7 @@ def pndm(
     times = np.round(spaced_steps(len(schedule), steps, spacing, offset))
     stride, bar = len(schedule) // steps, schedule.alphas_cumprod
     end = 1.0 if end_at_clean else float(bar[0])
-    names = ("m", "output_1", "output_2", "output_3")
+    names: tuple[str, ...] = ("m", "output_1", "output_2", "output_3")
     shift: dict[str, Linear] = {after: {before: 1.0} for before, after in itertools.pairwise(names)}
     means = [(1.0,), (0.5, 0.5), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)]
 
@@ -232,8 +232,8 @@ def pndm(
         return combine((math.sqrt(after / here), {start: 1.0}), ((here - after) / below, mean))
 
     rows = []
-    for i, t in enumerate(np.insert(times, 1, times[1])):
-        mean = dict(zip(names, means[min(i, 4)], strict=False))
+    for i, t in enumerate([times[0], *times[1:2], *times[1:]]):
+        mean: dict[str, float] = dict(zip(names, means[min(i, 4)], strict=False))
         if i == 1:  # the same step once more, from where it began
             rows.append(Step(t, transfer("before", int(t) + stride, mean)))
         else:

@@ -101,7 +101,8 @@ class Sampler:
         for i in range(len(self)):
             key = [np.array([seed, i], np.int64)] if self.stochastic else []
             state = program(*state, self.row(i), *key, *inputs)
-        return np.asarray(state[0].cpu() if hasattr(state[0], "cpu") else state[0])
+        last: Any = state[0]
+        return np.asarray(last.cpu())
 
     def zero_init(self, steps: int = 1) -> Sampler:
         """The same sampler, with the model's output taken as zero in the first steps (CFG-Zero*, Fan et al. 2025)."""
