@@ -58,7 +58,7 @@ def spaced_steps(train_steps: int, steps: int, spacing: Spacing = "leading", off
     if spacing == "leading":
         return np.arange(steps, dtype=np.float64)[::-1] * (train_steps // steps) + offset
     if spacing == "trailing":
-        return np.round(np.arange(train_steps, 0, -train_steps / steps)) - 1
+        return np.round(np.arange(train_steps, 0, -train_steps / steps))[:steps] - 1
     raise ArgumentError(f"no spacing is called {spacing!r}", op="spaced_steps")
 
 
