@@ -43,6 +43,13 @@ def test_unet_runs_channels_last_and_learns() -> None:
     assert copies and not [line for line in copies if "[2, " in line]
 
 
+def test_train_dit_learns() -> None:
+    pytest.importorskip("sklearn")
+    losses, share = load("train_dit").main(steps=40)
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+    assert 0 <= share <= 1
+
+
 def test_every_example_is_tested() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [p.stem for p in EXAMPLES.glob("*.py") if f'load("{p.stem}")' not in text] == []

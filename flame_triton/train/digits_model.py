@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import nn
+from .. import diffusion, nn
 from ..errors import ArgumentError
 from ..graph.autodiff import grad
 from ..ir.node import Value
@@ -139,12 +139,11 @@ def flow_matching_loss(model: DigitsDiT, images: Value, labels: Value, seed: Val
     batch = images.shape[0]
     clean = patchify(images)
     noise = call("normal", clean.shape, seed)
-    t = call("uniform", (batch,), seed)
-    dropped = call("uniform", (batch,), seed) < config.label_dropout
-    mixed = clean + call("reshape", t, (batch, 1, 1)) * (noise - clean)
-    shown = call("where", dropped, NO_CLASS, labels)
+    t = diffusion.draw_times(batch, seed, "uniform")
+    shown = call("where", diffusion.dropped(batch, seed, config.label_dropout), NO_CLASS, labels)
+    mixed = diffusion.flow_noisy(clean, noise, t)
     velocity = model(call("cast", mixed, config.dtype), t, shown)
-    return call("mse_loss", call("cast", velocity, float32), noise - clean)
+    return call("mse_loss", call("cast", velocity, float32), diffusion.flow_target(clean, noise))
 
 
 def training_graph(config: DigitsConfig) -> TrainingGraph:
@@ -190,8 +189,8 @@ def sampling_graph(model: DigitsDiT, count: int, guidance: float, config: Digits
     none = call("full", (count,), NO_CLASS, int64)
     times = call("broadcast_to", t, (2 * count,))
     velocity = call("cast", model(both, times, call("concat", [labels, none])), float32)
-    shown, free = velocity[:count], velocity[count:]
-    return SamplingGraph(x, t, dt, labels, x - dt * unpatchify(free + guidance * (shown - free)))
+    followed = diffusion.guide(velocity[:count], velocity[count:], guidance)
+    return SamplingGraph(x, t, dt, labels, x - dt * unpatchify(followed))
 
 
 def start_noise(count: int, seed: int) -> np.ndarray[Any, Any]:
