@@ -21,18 +21,20 @@ def constant(rate: float) -> Schedule:
     return lambda step: call("full", (), rate, float32)
 
 
-def warmup_cosine(rate: float, steps: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
+def warmup_cosine(rate: float, steps: int | Value, warmup: int = 0, floor: float = 0.0) -> Schedule:
     """Linear from rate / warmup to rate over `warmup` steps, then half a cosine down to floor at `steps`; floor after.
 
-    rate and floor are learning rates. Loshchilov and Hutter 2017, without restarts.
+    rate and floor are learning rates. steps: a 0-d float32 Value may stand for it, such as a parameter of the State:
+    then the length of the run can change without compiling anew. Loshchilov and Hutter 2017, without restarts.
     """
-    if not 0 <= warmup < steps:
+    if not isinstance(steps, Value) and not 0 <= warmup < steps:
         raise ArgumentError(f"needs 0 <= warmup < steps, got warmup {warmup} and steps {steps}", op="warmup_cosine")
 
     def schedule(step: Value) -> Value:
         t = call("cast", step, float32)
         rising = (t + 1.0) * (rate / max(warmup, 1))
-        part = call("clamp", (t - float(warmup)) * (1.0 / (steps - warmup)), 0.0, 1.0)
+        length = call("maximum", steps - float(warmup), 1.0) if isinstance(steps, Value) else float(steps - warmup)
+        part = call("clamp", (t - float(warmup)) / length, 0.0, 1.0)
         falling = floor + (call("cos", part * math.pi) + 1.0) * (0.5 * (rate - floor))
         return call("where", t < float(warmup), rising, falling)
 

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from ..errors import NonFiniteError
-from ..runtime.program import Program
-from .data import Batches
+from ..runtime.finite import NonFinite
+from ..runtime.state import State
 from .folder import Progress, RunFolder
 from .log import Log
 
@@ -25,19 +25,40 @@ MAX_SKIPPED = 10
 """So many steps without finite gradients, one after the other, end the run."""
 
 
+class Steps(Protocol):
+    """What takes a step: a Program, or several that share a State."""
+
+    @property
+    def state(self) -> State: ...
+
+    def __call__(self, *arrays: Any) -> Any: ...
+
+    def find_non_finite(self, *arrays: Any) -> NonFinite | None: ...
+
+
+class Positioned(Protocol):
+    """Endless batches of which the position determines the next one, such as `data.Batches`."""
+
+    position: int
+
+    def __next__(self) -> Any: ...
+
+
 @dataclass(eq=False)
 class Training:
     """A run, ready to go on from `step`.
 
     program: returns loss, learning rate, gradient norm and skipped (0 or 1) of one step, all 0-d, and updates its
-    state; batches and arrays: where its inputs come from; config: kept in every checkpoint.
+    state; batches and arrays: where its inputs come from; config: kept in every checkpoint; after: called with the
+    number of each step that was taken.
     """
 
-    program: Program
-    batches: Batches
+    program: Steps
+    batches: Positioned
     arrays: Callable[[Any], Sequence[Any]]
     config: Mapping[str, Any]
     step: int = 0
+    after: Callable[[int], None] = lambda step: None
 
     @property
     def progress(self) -> Progress:
@@ -76,7 +97,7 @@ def train(
     with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
         try:
             while run.step < steps and not interrupted.is_set():
-                window.add(_step(run, window))
+                window.add(take_step(run, window.skipped_in_a_row))
                 boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
                 if boundary or not run.step % log_every:
                     log.write(window.record(run.step, time.perf_counter() - begun))
@@ -91,15 +112,19 @@ def train(
     return Outcome(run.step, time.perf_counter() - begun, interrupted.is_set())
 
 
-def _step(run: Training, window: _Window) -> tuple[float, float, float, float]:
-    """One step: loss, learning rate, gradient norm, skipped."""
+def take_step(run: Training, skipped_in_a_row: int = 0) -> tuple[float, float, float, float]:
+    """One step: loss, learning rate, gradient norm, skipped. skipped_in_a_row: of the steps before it.
+
+    Raises NonFiniteError, see `train`.
+    """
     arrays = run.arrays(next(run.batches))
     loss, rate, norm, skipped = (float(t) for t in run.program(*arrays))
-    if not math.isfinite(loss) or (skipped and window.skipped_in_a_row + 1 >= MAX_SKIPPED):
+    if not math.isfinite(loss) or (skipped and skipped_in_a_row + 1 >= MAX_SKIPPED):
         what = "the loss is" if not math.isfinite(loss) else f"for {MAX_SKIPPED} steps the gradients were"
         found = run.program.find_non_finite(*arrays)
         raise NonFiniteError(f"step {run.step + 1}: {what} not finite; the step was not taken\n{found or ''}".rstrip())
     run.step += 1
+    run.after(run.step)
     return loss, rate, norm, skipped
 
 
