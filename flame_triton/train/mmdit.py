@@ -99,35 +99,38 @@ class TextEncoder(nn.Module):
 class Stream(nn.Module):
     """One of the two streams of a block: norm, projections, output and MLP of its own.
 
-    last: the tokens are not used after the attention, so there is nothing behind it.
+    last: the tokens are not used after the attention: they are keys and values alone, and nothing is behind it.
     """
 
     def __init__(self, width: int, heads: int, last: bool = False) -> None:
         self.heads, self.last = heads, last
         glorot = nn.init.xavier_uniform()
-        self.qkv = nn.Linear(width, 3 * width, init=glorot)
-        self.norm_q, self.norm_k = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+        self.norm_k = nn.RMSNorm(width // heads)
         if last:
             self.norm = nn.AdaLayerNormContinuous(width)
+            self.kv = nn.Linear(width, 2 * width, init=glorot)
         else:
             self.norm1 = nn.AdaLayerNormZero(width)
+            self.qkv = nn.Linear(width, 3 * width, init=glorot)
+            self.norm_q = nn.RMSNorm(width // heads)
             self.out = nn.Linear(width, width, init=glorot)
             self.norm2 = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
             self.mlp = nn.MLP(width, 4 * width)
 
-    def modulated(self, x: Value, condition: Value) -> tuple[Value, list[Value]]:
-        """What the attention sees of x, and what `after` needs of the condition."""
+    def before(self, x: Value, condition: Value) -> tuple[list[Value], list[Value]]:
+        """(query, unless last, key and value of each head [B, H, T, C / H]; what `after` needs of the condition)."""
         if self.last:
-            return self.norm(x, condition), []
+            k, v = self._heads(self.kv(self.norm(x, condition)), 2)
+            return [self.norm_k(k), v], []
         seen, *rest = self.norm1(x, condition)
-        return seen, rest
+        q, k, v = self._heads(self.qkv(seen), 3)
+        return [self.norm_q(q), self.norm_k(k), v], rest
 
-    def projected(self, x: Value) -> list[Value]:
-        """Query, key and value of each head: [B, H, T, C / H]."""
+    def _heads(self, x: Value, parts: int) -> list[Value]:
         batch, tokens, width = x.shape
-        split = call("reshape", self.qkv(x), (batch, tokens, 3, self.heads, width // self.heads))
-        q, k, v = (call("transpose", split, (2, 0, 3, 1, 4))[i] for i in range(3))
-        return [self.norm_q(q), self.norm_k(k), v]
+        split = call("reshape", x, (batch, tokens, parts, self.heads, width // parts // self.heads))
+        moved = call("transpose", split, (2, 0, 3, 1, 4))
+        return [moved[i] for i in range(parts)]
 
     def after(self, x: Value, attended: Value, rest: list[Value]) -> Value:
         """x += gate out(attended); x += gate mlp(modulate(norm x))."""
@@ -148,9 +151,10 @@ class JointBlock(nn.Module):
 
     def forward(self, x: Value, text: Value, lengths: Value, condition: Value) -> tuple[Value, Value]:
         batch, count, width = x.shape
-        (seen, rest), (read, text_rest) = self.image.modulated(x, condition), self.text.modulated(text, condition)
-        pairs = zip(self.image.projected(seen), self.text.projected(read), strict=True)
-        q, k, v = (call("concat", [a, b], 2) for a, b in pairs)
+        (q, *keys), rest = self.image.before(x, condition)
+        (*queries, text_k, text_v), text_rest = self.text.before(text, condition)
+        k, v = (call("concat", pair, 2) for pair in zip(keys, (text_k, text_v), strict=True))
+        q = call("concat", [q, *queries], 2) if queries else q
         y = call("scaled_dot_product_attention", q, k, v, key_lengths=lengths + count)
         y = call("reshape", call("transpose", y, (0, 2, 1, 3)), (batch, q.shape[2], width))
         x = self.image.after(x, y[:, :count], rest)
