@@ -103,6 +103,7 @@ def run_order(order: Order, say: Voice) -> dict[str, Any]:
     watch = Watch(run, place, rows, order, say)
     begun = time.perf_counter()
     run.steps.prepare()
+    watch.prepare()
     say(f"programs compiled in {time.perf_counter() - begun:.1f} s; {run.steps.peak_bytes / 1e9:.2f} GB planned")
     if order.minutes is not None:
         _plan(run, watch, order.minutes * 60, say)
@@ -165,7 +166,7 @@ def _plan(run: Run, watch: Watch, seconds: float, say: Voice) -> None:
     """Plan so many steps as fit into `seconds`. The first ones, which tell how long a step takes, belong to the run:
     while the learning rate still rises it does not depend on the plan."""
     begun = time.perf_counter()
-    watch.paint(1)  # so that what is compiled for it is not counted
+    watch.paint(1)  # the first launches of a program take longer than the others
     painting = time.perf_counter()
     watch.paint(1)
     painting = (time.perf_counter() - painting) * watch.order.sampling_steps
@@ -218,10 +219,14 @@ class Watch:
         self.planned = order.grids
         self.sheets: list[Path] = []
         self.size = _largest(run)
-        self._sampler: Sampler | None = None
+        self._sampler = Sampler.of_run(run, len(self.captions), self.size)
         self._steps: frozenset[int] = frozenset()
         self._painting = 0.0
         self._since = self._first = (0, 0.0)
+
+    def prepare(self) -> None:
+        """Compile what paints."""
+        self._sampler.program.prepare()
 
     def begin(self) -> None:
         """From now on steps are counted, and sheets painted when it is their turn, the last one at the end."""
@@ -254,8 +259,6 @@ class Watch:
 
     def paint(self, steps: int) -> np.ndarray[Any, Any]:
         """All captions, by so many steps of Euler's method: uint8 [N, H, W, 3]."""
-        if self._sampler is None:
-            self._sampler = Sampler.of_run(self.run, len(self.captions), self.size)
         return self._sampler.paint(self.captions, range(len(self.captions)), self.order.guidance, steps)
 
     def save(self, path: Path, painted: np.ndarray[Any, Any]) -> None:
