@@ -16,7 +16,7 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Training steps. Default 
 Minutes = Annotated[
     float | None, typer.Option(min=0.01, help="Train as many steps as fit into this time, instead of --steps.")
 ]
-Tiny = Annotated[bool, typer.Option("--tiny", help="A model of less than a million parameters, for a CPU.")]
+Tiny = Annotated[bool, typer.Option("--tiny", help="A small model of large patches, for a CPU.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Pictures a step.")]
 Width = Annotated[int | None, typer.Option(min=4, help="Channels of a patch's token.")]
 Layers = Annotated[int | None, typer.Option(min=1, help="Transformer blocks.")]

@@ -23,8 +23,8 @@ from .loop import train
 from .text_run import Run, Sampler, begin, describe, resume, seconds_per_step
 
 TINY = {
-    "width": 96,
-    "layers": 3,
+    "width": 192,
+    "layers": 2,
     "heads": 3,
     "text_width": 64,
     "text_layers": 1,
@@ -35,7 +35,7 @@ TINY = {
     "lr": 1e-3,
     "ema": 0.99,
 }
-"""A model for a CPU: less than a million parameters, patches of 8x8 pixels."""
+"""A model for a CPU: few large patches. A token must be as wide as a patch has numbers, since the model predicts noise."""
 
 HELD_OUT = 0.02
 """The share of the captions that are not trained on, if all their words are."""
