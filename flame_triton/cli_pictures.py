@@ -34,11 +34,14 @@ Out = Annotated[
 Name = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Name of the run in --runs.")]
 Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Folder that holds all runs.")]
 Resume = Annotated[
-    str | None, typer.Option(metavar="latest|FILE", help="Go on from a checkpoint of the run, bit for bit.")
+    str | None,
+    typer.Option(metavar="latest|latest-good|STEP|PATH", help="Go on from a checkpoint of the run, bit for bit."),
 ]
 LogEvery = Annotated[int, typer.Option(min=1, help="Steps between lines of the log.")]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
-Keep = Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")]
+Keep = Annotated[int, typer.Option(min=1, help="Newest checkpoints that stay.")]
+KeepEvery = Annotated[int | None, typer.Option(min=1, help="Those of steps that N divides stay too.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write log and pictures for TensorBoard.")]
 Grids = Annotated[int, typer.Option(min=1, help="How many times pictures are painted on the way.")]
 Captions = Annotated[list[str] | None, typer.Option("--caption", help="Paint this too; may be given several times.")]
 Guidance = Annotated[float, typer.Option(help="How strictly pictures follow their caption; 1: as learnt.")]
@@ -66,6 +69,8 @@ def train_emoji(
     log_every: LogEvery = 20,
     save_every: SaveEvery = 2000,
     keep: Keep = 2,
+    keep_every: KeepEvery = None,
+    tensorboard: TensorBoard = False,
     grids: Grids = 4,
     caption: Captions = None,
     guidance: Guidance = 4.0,
@@ -80,10 +85,23 @@ def train_emoji(
     given = {"steps": steps, "batch": batch, "width": width, "layers": layers, "heads": heads, "patch": patch}
     given |= {"dtype": dtype, "lr": lr, "seed": seed}
     _train(
-        _changes(given, minutes), as_json, tiny=tiny, minutes=minutes, device=device, resume=resume,
-        log_every=log_every, save_every=save_every, keep=keep, grids=grids, captions=tuple(caption or ()),
-        guidance=guidance, sampling_steps=sampling_steps, **_place(out, runs, run),
-    )  # fmt: skip
+        _changes(given, minutes),
+        as_json,
+        tiny=tiny,
+        minutes=minutes,
+        device=device,
+        resume=resume,
+        log_every=log_every,
+        save_every=save_every,
+        keep=keep,
+        keep_every=keep_every,
+        tensorboard=tensorboard,
+        grids=grids,
+        captions=tuple(caption or ()),
+        guidance=guidance,
+        sampling_steps=sampling_steps,
+        **_place(out, runs, run),
+    )
 
 
 def train_images(
@@ -109,6 +127,8 @@ def train_images(
     log_every: LogEvery = 20,
     save_every: SaveEvery = 2000,
     keep: Keep = 2,
+    keep_every: KeepEvery = None,
+    tensorboard: TensorBoard = False,
     grids: Grids = 4,
     caption: Captions = None,
     guidance: Guidance = 4.0,
@@ -122,11 +142,26 @@ def train_images(
     given = {"steps": steps, "batch": batch, "width": width, "layers": layers, "heads": heads, "patch": patch}
     given |= {"dtype": dtype, "lr": lr, "seed": seed}
     _train(
-        _changes(given, minutes), as_json, folder=folder, side=side, level="character" if characters else "word",
-        tiny=tiny, minutes=minutes, device=device, resume=resume, log_every=log_every, save_every=save_every,
-        keep=keep, grids=grids, captions=tuple(caption or ()), guidance=guidance, sampling_steps=sampling_steps,
+        _changes(given, minutes),
+        as_json,
+        folder=folder,
+        side=side,
+        level="character" if characters else "word",
+        tiny=tiny,
+        minutes=minutes,
+        device=device,
+        resume=resume,
+        log_every=log_every,
+        save_every=save_every,
+        keep=keep,
+        keep_every=keep_every,
+        tensorboard=tensorboard,
+        grids=grids,
+        captions=tuple(caption or ()),
+        guidance=guidance,
+        sampling_steps=sampling_steps,
         **_place(out, runs, run),
-    )  # fmt: skip
+    )
 
 
 def _changes(given: dict[str, Any], minutes: float | None) -> dict[str, Any]:

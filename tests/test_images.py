@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flame_triton.errors import ArgumentError, DataError
+from flame_triton.errors import ArgumentError, DataError, StateError
 from flame_triton.train import buckets, images
 from flame_triton.train.buckets import Bucket, BucketBatches, Pictures
 from flame_triton.train.captions import NULL, PAD, SPECIAL, START, UNKNOWN, Vocabulary, split
@@ -227,10 +227,12 @@ def test_a_sheet_of_pictures_with_captions(tmp_path: Path) -> None:
     from PIL import Image
 
     cells = [np.full((8, 12, 3), 10 * i, np.uint8) for i in range(3)]
-    images.save_grid(cells, tmp_path / "grid.png", 2, scale=3)
-    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    sheet = images.grid(cells, 2, scale=3)
     assert sheet.shape == (2 * 30 + 6, 2 * 42 + 6, 3)
     assert (sheet[6:30, 48:84] == 10).all() and (sheet[36:60, 6:42] == 20).all() and (sheet[40, 60] == 236).all()
-    images.save_grid(cells, tmp_path / "named.png", 3, ["a", "a very long caption indeed", ""], scale=3)
-    named = np.asarray(Image.open(tmp_path / "named.png"))
+    named = images.grid(cells, 3, ["a", "a very long caption indeed", ""], scale=3)
     assert named.shape == (24 + 24 + 12, 3 * 42 + 6, 3) and (named[31:54, 48:84] < 100).any()
+    images.write_picture(named, tmp_path / "named.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "named.png")), named)
+    with pytest.raises(StateError, match="cannot be written"):
+        images.write_picture(named, tmp_path / "none" / "a.png")

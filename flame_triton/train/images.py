@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import config
-from ..errors import DataError
+from ..errors import DataError, StateError
 from .buckets import Bucket, Pictures, Size, bucket_sizes, nearest_size
 from .data import require_extra
 
@@ -185,8 +185,18 @@ def _read(path: Path) -> Decoded | None:
 # ---- pictures to look at ---------------------------------------------------------------------------------------
 
 
-def save_grid(images: Sequence[Array], path: Path, columns: int, captions: Sequence[str] = (), scale: int = 1) -> None:
-    """Pictures, uint8 [H, W, 3] each, row by row as one PNG, enlarged `scale` times, with their captions below."""
+def write_picture(picture: Array, path: Path) -> None:
+    """uint8 [H, W, 3] as a PNG. Raises StateError if it cannot be written."""
+    from PIL import Image
+
+    try:
+        Image.fromarray(picture).save(path, "PNG")
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def grid(images: Sequence[Array], columns: int, captions: Sequence[str] = (), scale: int = 1) -> Array:
+    """Pictures, uint8 [H, W, 3] each, row by row as one, enlarged `scale` times, with their captions below."""
     from PIL import Image, ImageDraw
 
     height = max(i.shape[0] for i in images) * scale
@@ -202,7 +212,7 @@ def save_grid(images: Sequence[Array], path: Path, columns: int, captions: Seque
         sheet.paste(one.resize((one.width * scale, one.height * scale), Image.Resampling.NEAREST), (x, y))
         if captions:
             draw.multiline_text((x, y + height + 1), _wrapped(captions[i], draw, width), fill=(0, 0, 0), spacing=0)
-    sheet.save(path)
+    return np.asarray(sheet)
 
 
 def _wrapped(caption: str, draw: Any, width: int) -> str:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +18,10 @@ from rich.progress import Progress as Bar
 from ..errors import NonFiniteError
 from ..runtime.finite import NonFinite
 from ..runtime.state import State
+from .board import Board
 from .folder import Progress, RunFolder
 from .log import Log
+from .writer import Writer
 
 MAX_SKIPPED = 10
 """So many steps without finite gradients, one after the other, end the run."""
@@ -82,34 +84,53 @@ def train(
     *,
     log_every: int = 10,
     save_every: int = 500,
+    board: Board | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Take steps until `steps` have been taken in all. A checkpoint is written every `save_every` steps and at the end.
 
     Every step's loss is read back, so that a bad step ends the run at once, in the state in which it happened. Ctrl-C
-    ends the run after the current step, with a checkpoint; a second one ends it at once.
-    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line.
+    or SIGTERM ends the run after the current step, with a checkpoint; a second one ends it at once. Checkpoints are
+    written beside training (writer.Writer); when this returns they are on disk. board: gets what the log gets.
+    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line;
+    CheckpointError; StateError if another process trains in the folder.
     """
-    folder.make()
-    log = Log(folder.log, after=run.step)
-    begun, saved = time.perf_counter(), -1
-    window = _Window()
-    with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
+    with ExitStack() as open_files:
+        open_files.enter_context(folder.occupied())
+        folder.set_aside(run.step)
+        log = Log(folder.log, after=run.step)
+        open_files.callback(log.close)
+        writer = Writer(folder)
+        begun = time.perf_counter()
+        window = _Window()
+
+        def save() -> None:
+            log.sync()
+            writer.save(run.program.state, run.progress)
+
         try:
-            while run.step < steps and not interrupted.is_set():
-                window.add(take_step(run, window.skipped_in_a_row))
-                boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
-                if boundary or not run.step % log_every:
-                    log.write(window.record(run.step, time.perf_counter() - begun))
-                report(run.step, window.loss)
-                if boundary:
-                    folder.save(run.program.state, run.progress)
-                    saved = run.step
-        finally:
-            log.close()
-        if interrupted.is_set() and saved != run.step:
-            folder.save(run.program.state, run.progress)
-    return Outcome(run.step, time.perf_counter() - begun, interrupted.is_set())
+            with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
+                while run.step < steps and not interrupted.is_set():
+                    window.add(take_step(run, window.skipped_in_a_row))
+                    boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
+                    if boundary or not run.step % log_every:
+                        record = window.record(run.step, time.perf_counter() - begun)
+                        log.write(record)
+                        if board is not None:
+                            board.scalars(record)
+                    report(run.step, window.loss)
+                    writer.check()
+                    if boundary:
+                        save()
+                seconds = time.perf_counter() - begun
+                writer.close()
+                if interrupted.is_set() and run.step not in folder.steps():
+                    save()
+                    writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    return Outcome(run.step, seconds, interrupted.is_set())
 
 
 def take_step(run: Training, skipped_in_a_row: int = 0) -> tuple[float, float, float, float]:
@@ -169,22 +190,30 @@ class _Window:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C only sets the event. Signals reach the main thread alone; elsewhere nothing changes."""
+    """Within, the first SIGINT (Ctrl-C) or SIGTERM only sets the event; the next one acts as it did before.
+
+    Signals reach the main thread alone; elsewhere nothing changes.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore(*_: Any) -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def handle(*_: Any) -> None:
         event.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, handle)
+    for number in previous:
+        signal.signal(number, handle)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 @contextmanager

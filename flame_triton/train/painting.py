@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ import numpy as np
 
 from ..errors import ArgumentError
 from . import emoji, log
+from .board import Board
 from .buckets import Pictures, Size
+from .choose import find, other_versions
 from .data import require_extra
 from .demo import Voice, choose_device
 from .folder import RunFolder, new_run, read_progress
-from .images import load_folder, save_grid
+from .images import grid, load_folder, write_picture
 from .loop import train
 from .text_run import Run, Sampler, begin, describe, resume, seconds_per_step
 
@@ -35,7 +38,7 @@ TINY = {
     "lr": 1e-3,
     "ema": 0.99,
 }
-"""A model for a CPU: few large patches. A token must be as wide as a patch has numbers, since the model predicts noise."""
+"""A model for a CPU: few large patches. Tokens are as wide as patches have numbers, since the model predicts noise."""
 
 HELD_OUT = 0.02
 """The share of the captions that are not trained on, if all their words are."""
@@ -81,6 +84,8 @@ class Order:
     log_every: int = 20
     save_every: int = 2000
     keep: int = 2
+    keep_every: int | None = None
+    tensorboard: bool = False
     grids: int = 4
     captions: tuple[str, ...] = ()
     guidance: float = 4.0
@@ -94,36 +99,59 @@ def run_order(order: Order, say: Voice) -> dict[str, Any]:
     """
     if order.minutes is not None and order.resume is not None:
         raise ArgumentError("a run that goes on has its number of steps already: --minutes is for a new one")
+    if order.tensorboard:
+        require_extra("tensorboard", "tensorboardX")
     device = choose_device(order.device, say)
-    stem = "emoji" if order.folder is None else "images"
     pictures, held = _data(order, say)
-    place = RunFolder(order.runs, order.name, order.keep) if order.name else new_run(order.runs, stem, order.keep)
-    run = _prepared(order, place, pictures, device, say)
-    rows = grid_captions(pictures, held, order.captions, order.folder is None, run.config.seed)
-    watch = Watch(run, place, rows, order, say)
+    with contextlib.ExitStack() as stack:
+        place = _place(order)
+        run = _prepared(order, place, pictures, device, say, stack)
+        board = Board(place.path / "tensorboard", run.training.step) if order.tensorboard else None
+        if board is not None:
+            stack.callback(board.close)
+        rows = grid_captions(pictures, held, order.captions, order.folder is None, run.config.seed)
+        watch = Watch(run, place, rows, order, board, say)
+        _compile(run, watch, say)
+        if order.minutes is not None:
+            _plan(run, watch, order.minutes * 60, say)
+        watch.begin()
+        outcome = train(
+            run.training,
+            place,
+            run.config.steps,
+            log_every=order.log_every,
+            save_every=order.save_every,
+            board=board,
+            console=say.console,
+        )
+    report = _report(run, place, watch, outcome.interrupted)
+    if outcome.interrupted:
+        say(f"stopped after step {outcome.step}; to go on: {_again(order, place)}")
+    else:
+        say(f"{report['images_per_second']} images/s while training; pictures: {', '.join(report['grids'])}")
+    return report
+
+
+def _place(order: Order) -> RunFolder:
+    """The folder that is named, or a new one."""
+    if order.name is not None:
+        return RunFolder(order.runs, order.name, order.keep, order.keep_every)
+    return new_run(order.runs, "emoji" if order.folder is None else "images", order.keep, order.keep_every)
+
+
+def _again(order: Order, place: RunFolder) -> str:
+    """The command that goes on with a run."""
+    what = "emoji" if order.folder is None else f"images {order.folder} --side {order.side}"
+    if order.folder is not None and order.tiny:
+        what += " --tiny"
+    return f"flame-triton train {what} --runs {order.runs} --run {place.path.name} --resume latest"
+
+
+def _compile(run: Run, watch: Watch, say: Voice) -> None:
     begun = time.perf_counter()
     run.steps.prepare()
     watch.prepare()
     say(f"programs compiled in {time.perf_counter() - begun:.1f} s; {run.steps.peak_bytes / 1e9:.2f} GB planned")
-    if order.minutes is not None:
-        _plan(run, watch, order.minutes * 60, say)
-    watch.begin()
-    outcome = train(
-        run.training,
-        place,
-        run.config.steps,
-        log_every=order.log_every,
-        save_every=order.save_every,
-        console=say.console,
-    )
-    report = _report(run, place, watch, outcome.interrupted)
-    if outcome.interrupted:
-        what = "emoji" if order.folder is None else f"images {order.folder}"
-        again = f"flame-triton train {what} --runs {order.runs} --run {place.path.name} --resume latest"
-        say(f"stopped after step {outcome.step}; to go on: {again}")
-    else:
-        say(f"{report['images_per_second']} images/s while training; pictures: {', '.join(report['grids'])}")
-    return report
 
 
 def _data(order: Order, say: Voice) -> tuple[Pictures, Pictures]:
@@ -143,20 +171,25 @@ def _data(order: Order, say: Voice) -> tuple[Pictures, Pictures]:
     return kept, held
 
 
-def _prepared(order: Order, place: RunFolder, pictures: Pictures, device: str, say: Voice) -> Run:
-    """A new run, or one that goes on."""
+def _prepared(
+    order: Order, place: RunFolder, pictures: Pictures, device: str, say: Voice, stack: contextlib.ExitStack
+) -> Run:
+    """A new run, or one that goes on; its folder is this process's own from here on."""
     if order.resume is not None:
         if order.name is None:
             raise ArgumentError("--resume needs --run, the name of the run to go on with")
-        checkpoint = place.latest() if order.resume == "latest" else Path(order.resume)
-        run = resume(checkpoint, pictures, device, order.changes)
-        say(f"going on from {checkpoint}, step {run.training.step}")
+        stack.enter_context(place.occupied())
+        with find(place, order.resume) as checkpoint:
+            run = resume(checkpoint, pictures, device, order.changes)
+            notice = other_versions(checkpoint, device)
+            say(f"going on from {checkpoint.path}, step {run.training.step}" + (f"\n{notice}" if notice else ""))
         return run
     if place.used():
         raise ArgumentError(f"{place.path} holds a run: --resume latest goes on with it, or choose another name")
     dtype = "bfloat16" if device.startswith("cuda") else "float32"
     config = describe(pictures, order.level, {"dtype": dtype, **(TINY if order.tiny else {}), **order.changes})
     run = begin(config, pictures, device)
+    stack.enter_context(place.occupied())
     count = sum(int(np.prod(p.shape)) for p in run.graph.parameters)
     say(f"{count / 1e6:.1f} M parameters, {len(config.tokens)} tokens known, batches of {config.batch}, {config.dtype}")
     return run
@@ -211,7 +244,16 @@ class Watch:
     planned: how many sheets there will be.
     """
 
-    def __init__(self, run: Run, place: RunFolder, rows: list[tuple[str, list[str]]], order: Order, say: Voice) -> None:
+    def __init__(
+        self,
+        run: Run,
+        place: RunFolder,
+        rows: list[tuple[str, list[str]]],
+        order: Order,
+        board: Board | None,
+        say: Voice,
+    ) -> None:
+        self.board = board
         self.run, self.place, self.order, self.say = run, place, order, say
         self.captions = [caption for _, row in rows for caption in row]
         self.cells = [i * COLUMNS + j for i, (_, row) in enumerate(rows) for j in range(len(row))]
@@ -269,7 +311,10 @@ class Watch:
             cells[cell] = (image, caption)
         columns = min(COLUMNS, max(len(row) for _, row in self.rows))
         cells = [c for i, c in enumerate(cells) if i % COLUMNS < columns]
-        save_grid([i for i, _ in cells], path, columns, [c for _, c in cells], scale=_scale(self.size))
+        sheet = grid([i for i, _ in cells], columns, [c for _, c in cells], _scale(self.size))
+        write_picture(sheet, path)
+        if self.board is not None:
+            self.board.image("pictures", sheet, self.run.training.step)
         self.sheets.append(path)
 
 
@@ -314,14 +359,17 @@ class Painting:
     size: Size | None = None
 
 
-def paint(place: RunFolder, device: str | None, wish: Painting, output: Path | None, say: Voice) -> dict[str, Any]:
-    """Paint captions with the newest checkpoint of a run, and write them as a PNG, a row for each caption.
+def paint(
+    place: RunFolder, which: str, device: str | None, wish: Painting, output: Path | None, say: Voice
+) -> dict[str, Any]:
+    """Paint captions with a checkpoint of a run (see choose.find), and write them as a PNG, a row for each caption.
 
     Raises StateError if the run is of another kind.
     """
     require_extra("emoji", "PIL")
-    checkpoint, chosen = place.latest(), choose_device(device, say)
-    sampler = Sampler.of_checkpoint(checkpoint, chosen, len(wish.captions) * wish.count, wish.size)
+    chosen = choose_device(device, say)
+    with find(place, which) as checkpoint:
+        sampler = Sampler.of_checkpoint(checkpoint, chosen, len(wish.captions) * wish.count, wish.size)
     strange = {w: None for c in wish.captions for w in sampler.config.vocabulary.unknown(c)}
     if strange:
         say(f"the model was never told these words: {', '.join(strange)}")
@@ -330,9 +378,9 @@ def paint(place: RunFolder, device: str | None, wish: Painting, output: Path | N
     painted = sampler.paint(captions, seeds, wish.guidance, wish.steps)
     path = output or place.path / f"painted-{wish.seed}.png"
     columns = wish.count if wish.count > 1 else min(COLUMNS, len(captions))
-    save_grid(list(painted), path, columns, captions, _scale(sampler.size))
-    say(f"{path}: {len(painted)} pictures, from {checkpoint}")
-    return {"picture": str(path), "checkpoint": str(checkpoint), "captions": captions, "seeds": seeds}
+    write_picture(grid(list(painted), columns, captions, _scale(sampler.size)), path)
+    say(f"{path}: {len(painted)} pictures, from {checkpoint.path}")
+    return {"picture": str(path), "checkpoint": str(checkpoint.path), "captions": captions, "seeds": seeds}
 
 
 def read_size(text: str | None) -> Size | None:
@@ -345,6 +393,7 @@ def read_size(text: str | None) -> Size | None:
     return int(parts[0]), int(parts[1])
 
 
-def is_text_to_image(checkpoint: Path) -> bool:
-    """True if a checkpoint is of a run of this kind."""
-    return read_progress(checkpoint).config.get("task") == "text to image"
+def is_text_to_image(place: RunFolder, which: str) -> bool:
+    """True if a checkpoint, see choose.find, is of a run of this kind."""
+    with find(place, which) as checkpoint:
+        return read_progress(checkpoint).config.get("task") == "text to image"

@@ -14,12 +14,15 @@ import numpy as np
 from ..errors import ArgumentError, StateError
 from ..ir.node import Value
 from ..optim import AdamW
+from ..runtime.checkpoint import Reader
 from ..runtime.compile import compile
 from ..runtime.finite import NonFinite
 from ..runtime.program import Program
+from ..runtime.shards import Shards
 from ..runtime.state import State
 from .buckets import BucketBatches, Pictures, Size
 from .captions import Vocabulary
+from .choose import same_run
 from .folder import read_progress
 from .loop import Training, take_step
 from .mmdit import TextToImage
@@ -117,16 +120,16 @@ def begin(config: TextToImageConfig, pictures: Pictures, device: str) -> Run:
     return Run(config, graph, state, steps, Training(steps, batches, arrays, config.as_dict()), batches, device)
 
 
-def resume(checkpoint: Path, pictures: Pictures, device: str, changes: Mapping[str, Any] | None = None) -> Run:
+def resume(
+    checkpoint: Path | Reader | Shards, pictures: Pictures, device: str, changes: Mapping[str, Any] | None = None
+) -> Run:
     """The run that a checkpoint belongs to, bit for bit as it stood. changes: of the number of steps alone.
 
     Raises StateError for a checkpoint of something else, or of other pictures; ArgumentError for another change.
     """
     progress = read_progress(checkpoint)
-    config = TextToImageConfig.stored(dict(progress.config))
-    for name, value in (changes or {}).items():
-        if name not in FREE and getattr(config, name) != value:
-            raise ArgumentError(f"the run was begun with {name} {getattr(config, name)}, which cannot become {value}")
+    config = TextToImageConfig.stored(progress.config)
+    same_run(progress.config, changes or {}, FREE)
     run = begin(config, pictures, device)
     run.state.load(checkpoint)
     run.training.step, run.training.batches.position = progress.step, progress.position
@@ -174,9 +177,11 @@ class Sampler:
         return cls(run.graph.model, run.graph.optimizer.averages, run.state, run.config, count, size)
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Path, device: str, count: int, size: Size | None = None) -> Sampler:
+    def of_checkpoint(
+        cls, checkpoint: Path | Reader | Shards, device: str, count: int, size: Size | None = None
+    ) -> Sampler:
         """Of a checkpoint: reads the averaged weights and nothing else. size: default that of the first bucket."""
-        config = TextToImageConfig.stored(dict(read_progress(checkpoint).config))
+        config = TextToImageConfig.stored(read_progress(checkpoint).config)
         model = TextToImage(config.model)
         averages = AdamW(model.parameters(), config.lr, ema=config.ema).averages
         state = State([*averages, *averages.values()], device=device)

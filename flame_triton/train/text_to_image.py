@@ -11,7 +11,7 @@ Every bucket of pictures has a training graph of its own; model, optimizer and r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -94,7 +94,7 @@ class TextToImageConfig:
         return {"task": "text to image", **asdict(self)}
 
     @classmethod
-    def stored(cls, found: dict[str, Any]) -> TextToImageConfig:
+    def stored(cls, found: Mapping[str, Any]) -> TextToImageConfig:
         """From a checkpoint's. Raises StateError for a configuration of something else."""
         known = {"task", *(f.name for f in fields(cls))}
         if set(found) != known or found["task"] != "text to image":
