@@ -37,7 +37,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from . import nn, optim, testing
+    from . import diffusion, nn, optim, testing
     from .runtime.bundle import load_bundle
     from .runtime.compile import compile
     from .runtime.program import Program
@@ -52,6 +52,7 @@ _LATER = {
     "nn": ".nn",
     "optim": ".optim",
     "testing": ".testing",
+    "diffusion": ".diffusion",
 }
 
 
@@ -69,6 +70,7 @@ __all__ = [
     "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType",
     "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_", "fused",
     "float8_e4m3fn", "float8_e5m2", "load_bundle",
+    "diffusion",
 ]
 # fmt: on
 __all__ += _public.__all__
