@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from flame_triton.cli import app
 from flame_triton.errors import ArgumentError, DataError, StateError
 from flame_triton.train import buckets, images
 from flame_triton.train.buckets import Bucket, BucketBatches, Pictures
@@ -236,3 +238,23 @@ def test_a_sheet_of_pictures_with_captions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "named.png")), named)
     with pytest.raises(StateError, match="cannot be written"):
         images.write_picture(named, tmp_path / "none" / "a.png")
+
+
+@needs_pillow
+def test_the_command_trains_on_a_folder_with_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAME_CACHE_DIR", str(tmp_path / "cache"))
+    folder, out, runner = sample_folder(tmp_path / "pictures"), tmp_path / "run", CliRunner()
+    small = ["--tiny", "--batch", "2", "--width", "12", "--layers", "1", "--side", "16", "--device", "reference"]
+    base = ["train", "images", str(folder), *small, "--out", str(out), "--sampling-steps", "2", "--json"]
+    done = runner.invoke(app, [*base, "--steps", "4", "--grids", "1", "--characters", "--caption", "a new one"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["steps"] == 4 and len(report["grids"]) == 1
+    assert "2 of 16x16" in done.stderr and "left out" in done.stderr
+    (folder / "a.txt").write_text("another", encoding="utf-8")
+    changed = runner.invoke(app, [*base, "--resume", "latest", "--steps", "5"])
+    assert changed.exit_code == 1 and "not those that the run was begun with" in changed.output
+    for wrong in (["--minutes", "1", "--steps", "2"], ["--run", "x"], ["--minutes", "1", "--resume", "latest"]):
+        assert runner.invoke(app, [*base, *wrong]).exit_code == 1
+    painted = runner.invoke(app, ["sample", str(out), "--caption", "zzz", "--size", "16", "--json"])
+    assert painted.exit_code == 1 and "HEIGHTxWIDTH" in painted.output

@@ -162,7 +162,7 @@ class JointBlock(nn.Module):
 
 
 class TextToImage(nn.Module):
-    """Noisy pictures [B, H, W, 3], t [B] in 0..1, captions [B, L] of lengths [B] -> the velocity [B, H, W, 3].
+    """Noisy pictures [B, H, W, 3], times [B] in 0..1000, captions [B, L] of lengths [B] -> the velocity [B, H, W, 3].
 
     H and W are multiples of the patch; positions come from a table of sines, so one set of weights serves all sizes.
     """
@@ -187,7 +187,7 @@ class TextToImage(nn.Module):
         x = self.patches(call("cast", patchify(pictures, patch), dtype)) + call("cast", table, dtype)
         features, whole = self.text(tokens, lengths, dtype)
         text = self.context(features)
-        condition = self.time(t * 1000.0, dtype) + self.pooled(whole)
+        condition = self.time(t, dtype) + self.pooled(whole)
         for block in self.blocks:
             x, text = block(x, text, lengths, condition)
         return unpatchify(self.out(self.norm(x, condition)), patch, height, width)

@@ -23,7 +23,7 @@ from .demo import Voice, choose_device
 from .folder import RunFolder, new_run, read_progress
 from .images import grid, load_folder, write_picture
 from .loop import train
-from .text_run import Run, Sampler, begin, describe, resume, seconds_per_step
+from .text_run import Painter, Run, begin, describe, resume, seconds_per_step
 
 TINY = {
     "width": 192,
@@ -261,14 +261,14 @@ class Watch:
         self.planned = order.grids
         self.sheets: list[Path] = []
         self.size = _largest(run)
-        self._sampler = Sampler.of_run(run, len(self.captions), self.size)
+        self._painter = Painter.of_run(run, len(self.captions), self.size)
         self._steps: frozenset[int] = frozenset()
         self._painting = 0.0
         self._since = self._first = (0, 0.0)
 
     def prepare(self) -> None:
         """Compile what paints."""
-        self._sampler.program.prepare()
+        self._painter.program.prepare()
 
     def begin(self) -> None:
         """From now on steps are counted, and sheets painted when it is their turn, the last one at the end."""
@@ -301,7 +301,7 @@ class Watch:
 
     def paint(self, steps: int) -> np.ndarray[Any, Any]:
         """All captions, by so many steps of Euler's method: uint8 [N, H, W, 3]."""
-        return self._sampler.paint(self.captions, range(len(self.captions)), self.order.guidance, steps)
+        return self._painter.paint(self.captions, range(len(self.captions)), self.order.guidance, steps)
 
     def save(self, path: Path, painted: np.ndarray[Any, Any]) -> None:
         """A sheet, a row for each kind of caption."""
@@ -348,7 +348,7 @@ def _report(run: Run, place: RunFolder, watch: Watch, interrupted: bool) -> dict
 
 @dataclasses.dataclass(frozen=True)
 class Painting:
-    """captions: what to paint, each `count` times from different noise; guidance, steps: see Sampler; seed: of the
+    """captions: what to paint, each `count` times from different noise; guidance, steps: see Painter; seed: of the
     first noise; size: (H, W), default that of the run's first bucket."""
 
     captions: tuple[str, ...]
@@ -369,16 +369,16 @@ def paint(
     require_extra("emoji", "PIL")
     chosen = choose_device(device, say)
     with find(place, which) as checkpoint:
-        sampler = Sampler.of_checkpoint(checkpoint, chosen, len(wish.captions) * wish.count, wish.size)
-    strange = {w: None for c in wish.captions for w in sampler.config.vocabulary.unknown(c)}
+        painter = Painter.of_checkpoint(checkpoint, chosen, len(wish.captions) * wish.count, wish.size)
+    strange = {w: None for c in wish.captions for w in painter.config.vocabulary.unknown(c)}
     if strange:
         say(f"the model was never told these words: {', '.join(strange)}")
     captions = [caption for caption in wish.captions for _ in range(wish.count)]
     seeds = [wish.seed + i for _ in wish.captions for i in range(wish.count)]
-    painted = sampler.paint(captions, seeds, wish.guidance, wish.steps)
+    painted = painter.paint(captions, seeds, wish.guidance, wish.steps)
     path = output or place.path / f"painted-{wish.seed}.png"
     columns = wish.count if wish.count > 1 else min(COLUMNS, len(captions))
-    write_picture(grid(list(painted), columns, captions, _scale(sampler.size)), path)
+    write_picture(grid(list(painted), columns, captions, _scale(painter.size)), path)
     say(f"{path}: {len(painted)} pictures, from {checkpoint.path}")
     return {"picture": str(path), "checkpoint": str(checkpoint.path), "captions": captions, "seeds": seeds}
 

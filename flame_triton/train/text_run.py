@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ from .text_to_image import (
     TextToImageConfig,
     TrainingGraph,
     null_caption,
+    sampler,
     sampling_graph,
-    sampling_times,
     start_noise,
     training_graph,
 )
@@ -151,7 +150,7 @@ def seconds_per_step(run: Run, warm: int = 3, timed: int = 10) -> float:
 # ---- sampling --------------------------------------------------------------------------------------------------
 
 
-class Sampler:
+class Painter:
     """Paints pictures from captions with the averaged weights, by Euler's method with guidance.
 
     model and state: state holds the weights; averages: what is read in their place; count: pictures at once; size:
@@ -169,17 +168,17 @@ class Sampler:
     ) -> None:
         made = sampling_graph(model, count, size, config)
         self.config, self.count, self.size = config, count, size
-        self.program: Program = compile(made.result, made.inputs, state=state, bind=averages, device=state.device)
+        self.program: Program = compile(made.outputs, made.inputs, state=state, bind=averages, device=state.device)
 
     @classmethod
-    def of_run(cls, run: Run, count: int, size: Size) -> Sampler:
+    def of_run(cls, run: Run, count: int, size: Size) -> Painter:
         """Of a run that goes on: it shares the State, and so paints with the weights of the moment."""
         return cls(run.graph.model, run.graph.optimizer.averages, run.state, run.config, count, size)
 
     @classmethod
     def of_checkpoint(
         cls, checkpoint: Path | Reader | Shards, device: str, count: int, size: Size | None = None
-    ) -> Sampler:
+    ) -> Painter:
         """Of a checkpoint: reads the averaged weights and nothing else. size: default that of the first bucket."""
         config = TextToImageConfig.stored(read_progress(checkpoint).config)
         model = TextToImage(config.model)
@@ -198,24 +197,18 @@ class Sampler:
         """
         if len(captions) != len(seeds):
             raise ArgumentError(f"{len(captions)} captions need as many seeds, got {len(seeds)}")
-        times = sampling_times(steps, self.config.shift)
+        plan, batch = sampler(steps, self.config.shift), self.count
         tokens, lengths = self.config.vocabulary.encode(captions, self.config.length)
-        parts = [
-            self._paint(
-                tokens[i : i + self.count], lengths[i : i + self.count], seeds[i : i + self.count], guidance, times
-            )
-            for i in range(0, len(captions), self.count)
-        ]
+        parts = []
+        for i in range(0, len(captions), batch):
+            own = list(seeds[i : i + batch])
+            rest = batch - len(own)
+            words = np.concatenate([tokens[i : i + batch], np.repeat(null_caption(self.config.length), rest, 0)])
+            counts = np.concatenate([lengths[i : i + batch], np.ones(rest, np.int64)])
+            noise = start_noise(own + [0] * rest, self.size)
+            painted = plan.draw(self.program, noise, words, counts, np.float32(guidance))
+            parts.append(as_bytes(painted[: len(own)]))
         return np.concatenate(parts)
-
-    def _paint(self, tokens: Array, lengths: Array, seeds: Sequence[int], guidance: float, times: Array) -> Array:
-        missing = self.count - len(seeds)
-        tokens = np.concatenate([tokens, np.repeat(null_caption(self.config.length), missing, 0)])
-        lengths = np.concatenate([lengths, np.ones(missing, np.int64)])
-        x: Any = start_noise([*seeds, *[0] * missing], self.size)
-        for t, after in pairwise(times):
-            x = self.program(x, t, after - t, tokens, lengths, np.float32(guidance))
-        return as_bytes(np.asarray(x.cpu())[: len(seeds)])
 
 
 def as_bytes(pictures: Array) -> Array:

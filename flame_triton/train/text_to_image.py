@@ -17,6 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from ..diffusion import (
+    TRAIN_STEPS,
+    Sampler,
+    draw_times,
+    flow_euler,
+    flow_noisy,
+    flow_target,
+    guide,
+    step_graph,
+)
 from ..errors import ArgumentError, StateError
 from ..graph.autodiff import grad
 from ..ir.node import Value
@@ -187,18 +197,11 @@ def flow_matching_loss(model: TextToImage, inputs: Sequence[Value], seed: Value,
     batch = pictures.shape[0]
     clean = call("cast", pictures, float32) * (1 / 127.5) - 1.0
     noise = call("normal", clean.shape, seed)
-    u = call("sigmoid", call("normal", (batch,), seed, config.time_mean, config.time_std))
-    t = shifted(u, config.shift)
-    mixed = clean + call("reshape", t, (batch, 1, 1, 1)) * (noise - clean)
+    t = draw_times(batch, seed, mean=config.time_mean, std=config.time_std, shift=config.shift)
     dropped = call("bernoulli", config.caption_dropout, (batch,), seed)
     shown, counted = null_where(dropped, tokens, lengths)
-    velocity = model(mixed, t, shown, counted, config.dtype)
-    return call("mse_loss", call("cast", velocity, float32), noise - clean)
-
-
-def shifted(u: Any, shift: float) -> Any:
-    """shift u / (1 + (shift - 1) u): times in 0..1, moved towards the noise by a shift above 1."""
-    return u * shift / (1.0 + (shift - 1.0) * u)
+    velocity = model(flow_noisy(clean, noise, t), TRAIN_STEPS * t, shown, counted, config.dtype)
+    return call("mse_loss", call("cast", velocity, float32), flow_target(clean, noise))
 
 
 def null_where(dropped: Value, tokens: Value, lengths: Value) -> tuple[Value, Value]:
@@ -218,34 +221,36 @@ def null_caption(length: int) -> np.ndarray[Any, Any]:
 
 @dataclass(eq=False)
 class SamplingGraph:
-    """One Euler step with guidance: x [B, H, W, 3] at time t -> x at time t + dt, dt negative.
+    """One step of a sampler with guidance, see diffusion.step_graph.
 
-    inputs: x, t, dt (0-d), tokens, lengths, guidance (0-d).
+    inputs: those of the step, then tokens, lengths and guidance (0-d); outputs: what the next step begins with.
     """
 
     inputs: list[Value]
-    result: Value
+    outputs: list[Value]
 
 
 def sampling_graph(model: TextToImage, count: int, size: Size, config: TextToImageConfig) -> SamplingGraph:
-    """x + dt v, v = v_null + guidance (v_caption - v_null); both velocities in one batch."""
-    x = call("input", (count, *size, 3), float32, name="x")
-    t, dt, guidance = (call("input", (), float32, name=name) for name in ("t", "dt", "guidance"))
+    """Pictures [count, H, W, 3] one step on, by v_null + guidance (v_caption - v_null); both in one batch."""
     _, tokens, lengths = _inputs(config, count, size)
+    guidance = call("input", (), float32, name="guidance")
     dropped = call("constant", np.repeat([False, True], count))
     shown, counted = null_where(dropped, call("concat", [tokens, tokens]), call("concat", [lengths, lengths]))
-    times = call("broadcast_to", t, (2 * count,))
-    velocity = call("cast", model(call("concat", [x, x]), times, shown, counted, config.dtype), float32)
-    with_caption, without = velocity[:count], velocity[count:]
-    result = x + dt * (without + guidance * (with_caption - without))
-    return SamplingGraph([x, t, dt, tokens, lengths, guidance], result)
+
+    def velocity(x: Value, t: Value) -> Value:
+        both = model(call("concat", [x, x]), call("concat", [t, t]), shown, counted, config.dtype)
+        both = call("cast", both, float32)
+        return guide(both[:count], both[count:], guidance)
+
+    step = step_graph(sampler(2, config.shift), velocity, (count, *size, 3))
+    return SamplingGraph([*step.inputs, tokens, lengths, guidance], step.outputs)
 
 
-def sampling_times(steps: int, shift: float) -> np.ndarray[Any, Any]:
-    """Times of Euler's method from 1 to 0, shifted as in training: float32 [steps + 1]."""
+def sampler(steps: int, shift: float) -> Sampler:
+    """Euler's method at times from 1 to 0, equally spaced, then shifted as in training."""
     if steps < 1:
         raise ArgumentError(f"sampling takes at least one step, got {steps}")
-    return shifted(np.linspace(1, 0, steps + 1), shift).astype(np.float32)
+    return flow_euler(steps, shift=shift, sigmas=np.linspace(1, 1 / steps, steps))
 
 
 def start_noise(seeds: Sequence[int], size: Size) -> np.ndarray[Any, Any]:
