@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import kill_and_resume
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -19,7 +21,7 @@ import flame_triton as ft
 from flame_triton.errors import ArgumentError, CheckpointError, MissingPackageError, StateError
 from flame_triton.runtime import shards
 from flame_triton.runtime.shards import Shards, read_manifest
-from flame_triton.train import board, choose
+from flame_triton.train import board, choose, loop
 from flame_triton.train.folder import Progress, RunFolder, read_progress
 
 
@@ -264,6 +266,25 @@ def test_another_configuration_is_refused_with_every_difference() -> None:
     assert "new 'not set', which cannot become 1" in str(caught.value)
 
 
+def test_a_run_from_elsewhere_has_its_folder_to_itself(tmp_path: Path) -> None:
+    place, other = run_of(tmp_path / "a", 2, 4, 6), run_of(tmp_path / "b", 4)
+    with choose.find(place, str(place.path.resolve() / "checkpoint-4")) as found:
+        assert choose.claim(place, found, "reference").endswith(
+            "set aside, since their steps are taken again: superseded-6"
+        )
+    assert list(place.steps()) == [2, 4]
+    with choose.find(place, str(other.latest())) as found:
+        assert "superseded-4" in choose.claim(place, found, "reference")
+    assert list(place.steps()) == [2] and list(other.steps()) == [4]
+
+    made = kill_and_resume.make_training("reference")
+    loop.train(made, other, 3)
+    assert list(other.steps()) == [3]
+    made.step = 3
+    loop.train(made, place, 3)  # nothing is left to do, but the folder holds the run
+    assert list(place.steps()) == [2, 3]
+
+
 # ---- which ones stay --------------------------------------------------------------------------------------------
 
 
@@ -292,6 +313,14 @@ def test_later_checkpoints_are_set_aside(tmp_path: Path) -> None:
     state = numbered(0)
     state.load(place.path / "superseded-6")
     assert (state["w"] == 6).all()
+
+
+def test_the_example_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"state": numbered(1)}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], scope)  # type: ignore[index]
+    assert scope["progress"] == Progress(1, 1, {"width": 64})
 
 
 def test_only_what_writers_leave_is_swept(tmp_path: Path) -> None:

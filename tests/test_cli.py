@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(
     assert "checkpoint-130 is damaged" in text and "is checkpoint-100: take it as 100, or as latest-good" in text
     assert "is damaged" in run("sample", str(tmp_path / "a"), "--device", "reference", code=1)
     text = run(*command, "--resume", "latest-good")
-    assert "checkpoint-100, step 100" in text and "will be called superseded-STEP: 130" in text
+    assert "checkpoint-100, step 100" in text and "taken again: superseded-130" in text
     assert (tmp_path / "a" / "superseded-130").is_dir() and (tmp_path / "a" / "checkpoint-110").is_dir()
     lines = [json.loads(line)["step"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert lines == list(range(10, 111, 10))

@@ -29,7 +29,7 @@ from flame_triton.errors import CheckpointError, CheckpointWarning, StateError
 from flame_triton.runtime.disk import Disk
 from flame_triton.runtime.shards import Shards
 from flame_triton.train import choose, loop
-from flame_triton.train.folder import Progress, RunFolder
+from flame_triton.train.folder import Progress, RunFolder, read_progress
 from flame_triton.train.log import read
 from flame_triton.train.writer import MAX_FAILED, Writer
 
@@ -261,19 +261,11 @@ def test_a_checkpoint_that_reads_back_wrong_deletes_nothing(tmp_path: Path) -> N
 
 
 def test_training_goes_on_when_a_checkpoint_fails_and_stops_after_three(tmp_path: Path) -> None:
-    run, full = kill_and_resume.make_training("reference"), [True]
-
-    def before(name: str, _: Any) -> None:
-        if name == "write" and full[0]:
+    def before(name: str, arguments: tuple[Any, ...]) -> None:
+        if name == "write" and any(f".checkpoint-{step}." in arguments[0].name for step in (4, 8)):
             raise OSError(28, "No space left on device")
 
-    arrays = run.arrays
-
-    def mending(rows: Any) -> Any:
-        full[0] = run.step < 10
-        return arrays(rows)
-
-    run.arrays = mending
+    run = kill_and_resume.make_training("reference")
     place = RunFolder(tmp_path, "mended", disk=intercepted(before))
     with pytest.warns(CheckpointWarning) as caught:
         loop.train(run, place, 16, save_every=4)
@@ -365,6 +357,24 @@ def test_a_reader_beside_the_writer_sees_whole_checkpoints_only(tmp_path: Path) 
     for thread in readers:
         thread.join()
     assert not errors and len(seen) > 5
+
+
+@pytest.mark.parametrize("wish", ["latest", "latest-good"])
+def test_a_checkpoint_deleted_while_it_is_chosen(wish: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, opened = folder(tmp_path, keep=1), []
+    place.make()
+    save(place, 2)
+
+    def overtaken(path: Path) -> Any:
+        opened.append(path.name)
+        if len(opened) == 1:
+            save(place, 4)  # deletes 2
+        return Shards(path)
+
+    monkeypatch.setattr(choose, "open_checkpoint", overtaken)
+    with choose.find(place, wish) as found:
+        assert read_progress(found).step == 4
+    assert opened[0] == "checkpoint-2" and opened[-1] == "checkpoint-4"
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:

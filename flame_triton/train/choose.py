@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,16 @@ def _find(place: RunFolder, wish: str, steps: Mapping[int, Path]) -> Reader | Sh
     try:
         return open_checkpoint(path)
     except StateError as error:
-        step = next((s for s, p in steps.items() if p == path), None)
+        step = _step_in(steps, path)
         if step is None:
             raise
         earlier = [p for s, p in steps.items() if s < step]
         raise CheckpointError(f"{error}\n{_offer(place, earlier)}") from error
+
+
+def _step_in(steps: Mapping[int, Path], path: str | os.PathLike[str]) -> int | None:
+    """The step under which a folder lists a checkpoint, if it does."""
+    return next((step for step, known in steps.items() if os.path.realpath(known) == os.path.realpath(path)), None)
 
 
 def _offer(place: RunFolder, earlier: list[Path]) -> str:
@@ -68,6 +74,21 @@ def _newest_sound(place: RunFolder, paths: list[Path]) -> Reader | Shards:
         except StateError as error:
             reasons.append(str(error))
     raise StateError("\n".join([f"{place.path} holds no sound checkpoint", *reasons]))
+
+
+def claim(place: RunFolder, checkpoint: Reader | Shards, device: str) -> str:
+    """Make a folder, which is occupied, that of the run that goes on from a checkpoint. Returns what to tell the user.
+
+    The steps that the run takes again leave the list of checkpoints (RunFolder.set_aside), and so does one of the same
+    step if the run comes from elsewhere. Raises StateError.
+    """
+    step = read_progress(checkpoint).step
+    elsewhere = _step_in(place.steps(), checkpoint.path) is None
+    moved = place.set_aside(step - 1 if elsewhere else step)
+    lines: list[str | None] = [f"going on from {checkpoint.path}, step {step}", other_versions(checkpoint, device)]
+    if moved:
+        lines.append(f"set aside, since their steps are taken again: {', '.join(path.name for path in moved)}")
+    return "\n".join(line for line in lines if line)
 
 
 def same_run(stored: Mapping[str, Any], changes: Mapping[str, Any], free: Container[str] = ()) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..runtime.device import device as as_device
 from . import log, pictures
 from .agreement import Agreement
 from .board import Board
-from .choose import find, other_versions
+from .choose import claim, find
 from .data import Digits, load_digits, require_extra
 from .digits import Run, Sampler, begin, labels_in_rows, loss_ratio, prove, read_back, resume, single_threaded
 from .digits_model import DigitsConfig
@@ -134,11 +134,7 @@ def _prepared(
     stack.enter_context(place.occupied())
     with find(place, order.resume) as checkpoint:
         run = resume(checkpoint, data, device, order.changes)
-        step, notice = run.training.step, other_versions(checkpoint, device)
-        say(f"going on from {checkpoint.path}, step {step}" + (f"\n{notice}" if notice else ""))
-    later = [s for s in place.steps() if s > step]
-    if later:
-        say(f"checkpoints of later steps will be called superseded-STEP: {', '.join(map(str, later))}")
+        say(claim(place, checkpoint, device))
     return run
 
 

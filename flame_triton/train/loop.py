@@ -110,6 +110,8 @@ def train(
 
         try:
             with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
+                if run.step and run.step not in folder.steps():
+                    save()  # it comes from elsewhere: from here on the folder has all that the run needs
                 while run.step < steps and not interrupted.is_set():
                     window.add(take_step(run, window.skipped_in_a_row))
                     boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
