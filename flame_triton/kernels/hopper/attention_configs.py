@@ -183,8 +183,13 @@ def forward_configs(problem: Problem, uneven: bool, processors: int) -> list[Hop
 def forward_heuristic(problem: Problem, uneven: bool, processors: int) -> HopperForward:
     """When nothing has been measured. Tiles of different length are dealt one by one, the longest first."""
     width = width_of(problem)
+    if width == 64 and problem.S <= 128 and not uneven:
+        return HopperForward(2, 64, 2, DOUBLE=True)
     shape = {64: (3, 128, 2), 128: (2, 128, 2), 256: (2, 64, 2)}[width]
-    start = HopperForward(*shape, True, not uneven, 4 if uneven else 1, False, width == 256)
+    start = HopperForward(
+        *shape, TURNS=width == 64, PERSISTENT=not uneven, TOGETHER=4 if uneven else 1, SHARED_OUT=width == 256,
+        Q_IN_REGISTERS=width == 128 and not uneven,
+    )  # fmt: skip
     pays = not uneven and cutting_pays(start, problem, processors, _forward_flops(start, problem))
     return replace(start, SPLIT=pays)
 
@@ -196,7 +201,7 @@ def heads_together(problem: Problem) -> int:
 
 def backward_configs(problem: Problem, uneven: bool, processors: int, ordered: bool) -> list[HopperBackward]:
     """Those worth timing, the heuristic's first."""
-    width, start = width_of(problem), backward_heuristic(problem, uneven, processors, ordered)
+    width, start = width_of(problem), backward_heuristic(problem, uneven, processors)
     shapes = [(64, 2, 1), (64, 2, 2)] if width == 128 else [(128, 2, 1), (128, 2, 2), (64, 3, 1)]
     orders = list(dict.fromkeys((start.TOGETHER, 1, *((4, 16, 64) if ordered else (4,)))))
     every = [
@@ -211,9 +216,8 @@ def backward_configs(problem: Problem, uneven: bool, processors: int, ordered: b
     return list(dict.fromkeys([start, *fitting]))
 
 
-def backward_heuristic(problem: Problem, uneven: bool, processors: int, ordered: bool) -> HopperBackward:
+def backward_heuristic(problem: Problem, uneven: bool, processors: int) -> HopperBackward:
     """When nothing has been measured."""
-    together = heads_together(problem) if ordered else 1
-    start = HopperBackward(64 if width_of(problem) == 128 else 128, 2, 1, not uneven, False, together)
+    start = HopperBackward(64 if width_of(problem) == 128 else 128, 2, 1, not uneven, False, heads_together(problem))
     whole = not uneven and problem.heads == problem.kv_heads
     return replace(start, SPLIT=whole and cutting_pays(start, problem, processors, _backward_flops(problem)))

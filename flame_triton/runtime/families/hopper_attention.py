@@ -174,7 +174,7 @@ def backward(call: Call) -> None:
     config = lowering.choose(
         node, "attention", {**call.facts("backward"), "ordered": ordered},
         lambda: configs.backward_configs(problem, uneven(call), processors, ordered),
-        lambda: configs.backward_heuristic(problem, uneven(call), processors, ordered),
+        lambda: configs.backward_heuristic(problem, uneven(call), processors),
     )  # fmt: skip
     dq, *_ = node.outputs
     work = _Work(problem, config.BLOCK_M)
