@@ -3,7 +3,7 @@
 The state is the sample x and some slots (what a multistep method remembers). Step i calls the model once,
 
     m = model(input_scale[i] x, timesteps[i])
-    h = clip(a[i] x + b[i] m)                        the clean sample, the noise or the derivative, as the method wants it
+    h = clip(a[i] x + b[i] m)                        the clean sample, noise or derivative, as the method wants it
     (x, slots) = update[i] (x, slots, h, m, noise)   a matrix of numbers
 
 So the host's oracle is a matrix product, one compiled program with the numbers of a step as its input serves all steps,

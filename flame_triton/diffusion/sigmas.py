@@ -13,7 +13,7 @@ Curve = Literal["karras", "exponential"]
 
 
 def karras_sigmas(first: float, last: float, steps: int, rho: float = 7.0) -> Array:
-    """(first^(1/rho) + i/(steps - 1) (last^(1/rho) - first^(1/rho)))^rho, float64 [steps]. Karras et al. 2022, eq. 5."""
+    """(first^(1/rho) + i/(steps - 1) (last^(1/rho) - first^(1/rho)))^rho; [steps]. Karras et al. 2022, eq. 5."""
     ramp = np.linspace(0.0, 1.0, steps)
     return (first ** (1 / rho) + ramp * (last ** (1 / rho) - first ** (1 / rho))) ** rho
 
