@@ -24,6 +24,7 @@ from typer.core import TyperGroup
 from . import __version__, config
 from .cli_bench import bench
 from .cli_build import build
+from .cli_pictures import train_emoji, train_images
 from .cli_target import step_of
 from .cli_tune import tune_app
 from .errors import ArgumentError, FlameError, NonFiniteError
@@ -90,6 +91,8 @@ app = typer.Typer(
 )
 train_app = typer.Typer(**_settings("Train a model."))
 app.add_typer(train_app, name="train")
+train_app.command("emoji", epilog=EPILOG)(train_emoji)
+train_app.command("images", epilog=EPILOG)(train_images)
 app.command(epilog=EPILOG)(bench)
 app.add_typer(tune_app, name="tune", epilog=EPILOG)
 app.command(epilog=EPILOG)(build)
@@ -181,24 +184,46 @@ def train_digits(
 @app.command(epilog=EPILOG)
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")],
-    checkpoint: Annotated[str, typer.Option(metavar=CHECKPOINT, help="Which one draws.")] = "latest",
-    per_class: Annotated[int, typer.Option(min=1, help="Digits of each class.")] = 10,
-    guidance: Guidance = 1.5,
-    sampling_steps: SamplingSteps = 50,
+    checkpoint: Annotated[str, typer.Option(metavar=CHECKPOINT, help="Which one paints or draws.")] = "latest",
+    caption: Annotated[
+        list[str] | None, typer.Option(help="What to paint, for runs on pictures with captions; may be repeated.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", "--per-class", min=1, help="Pictures of each caption (1) or digit (10).")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strictly the condition is followed; default 4, of digits 1.5.")
+    ] = None,
+    sampling_steps: Annotated[
+        int | None, typer.Option("--sampling-steps", "--steps", min=1, help="Euler steps; default 30, of digits 50.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise to start from.")] = 1,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Of a painted picture. Default: the run's.")] = None,
     device: Device = None,
     runs: Runs = Path("runs"),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG. Default: RUN/samples-SEED.png.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG. Default: in the folder of the run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw digits with a checkpoint of a run."""
-    from .train import demo, folder
+    """Paint captions, or draw digits, with a checkpoint of a run."""
+    from .train import demo, folder, painting
 
     named = Path(run)
     root, name = (named.parent, named.name) if len(named.parts) > 1 else (runs, run)
-    drawing = demo.Drawing(per_class, guidance, sampling_steps, seed)
-    voice = demo.Voice(_console(stderr=as_json))
-    report = demo.sample(folder.RunFolder(root, name), checkpoint, device, drawing, output, voice)
+    place, say = folder.RunFolder(root, name), demo.Voice(_console(stderr=as_json))
+    if painting.is_text_to_image(place, checkpoint):
+        if not caption:
+            raise ArgumentError("this run paints from captions: give --caption, once or more")
+        given: dict[str, Any] = {"count": count, "guidance": guidance, "steps": sampling_steps}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        wish = painting.Painting(tuple(caption), seed=seed, size=painting.read_size(size), **chosen)
+        report = painting.paint(place, checkpoint, device, wish, output, say)
+    else:
+        if caption or size:
+            raise ArgumentError("this run draws digits: it has no captions, and one size")
+        drawing = demo.Drawing(count or 10, guidance if guidance is not None else 1.5, sampling_steps or 50, seed)
+        report = demo.sample(place, checkpoint, device, drawing, output, say)
     if as_json:
         print(json.dumps(report))
 

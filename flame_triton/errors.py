@@ -70,6 +70,10 @@ class BundleError(FlameError, ValueError):
     """A bundle of kernels that is damaged, or was built for another device or with other versions."""
 
 
+class DataError(FlameError, ValueError):
+    """Training data that is not what it should be: other contents than expected, a file that is no picture."""
+
+
 class MissingPackageError(FlameError, ImportError):
     """An optional package is not installed; the message says how to get it."""
 

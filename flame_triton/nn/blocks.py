@@ -112,12 +112,15 @@ class Attention(Module):
             return [*self._heads(self.q(x)), *self._heads(self.kv(source), 2)]
         return self._heads(self.qkv(x), 3)
 
-    def forward(self, x: Value, context: Value | None = None, *, is_causal: bool = False) -> Value:
-        """[B, T, C] -> [B, T, C]. is_causal: token i sees tokens 0 .. i."""
+    def forward(
+        self, x: Value, context: Value | None = None, *, is_causal: bool = False, key_lengths: Value | None = None
+    ) -> Value:
+        """[B, T, C] -> [B, T, C]. is_causal: token i sees tokens 0 .. i; key_lengths: int64 [B], see
+        scaled_dot_product_attention."""
         if self.cross != (context is not None):
             raise ArgumentError("context goes with cross-attention, and only there", op="Attention")
         q, k, v = self._projected(x, x if context is None else context)
         if self.norm_q is not None and self.norm_k is not None:
             q, k = self.norm_q(q), self.norm_k(k)
-        y = call("scaled_dot_product_attention", q, k, v, is_causal=is_causal)
+        y = call("scaled_dot_product_attention", q, k, v, is_causal=is_causal, key_lengths=key_lengths)
         return self.out(call("reshape", call("transpose", y, (0, 2, 1, 3)), x.shape))

@@ -75,6 +75,11 @@ class KernelExecutor:
         """One line per launch."""
         return listing.of_launches(self.launches, self.distinct_kernels, self._memory, str(self._device))
 
+    def prepare(self) -> None:
+        """Compile every kernel and allocate the memory, as the first call would."""
+        with self._arena.in_use():
+            self._bind()
+
     def run(self, sources: Sequence[Source], borrow: bool) -> list[Tensor]:
         """One step on accepted arrays. borrow: outputs are views, valid until the next call."""
         quiet = contextlib.nullcontext() if self._device.kind == "cuda" else np.errstate(all="ignore")

@@ -28,6 +28,8 @@ class Executor(Protocol):
     @property
     def peak_bytes(self) -> int: ...
 
+    def prepare(self) -> None: ...
+
     def run(self, sources: Sequence[Source], borrow: bool) -> list[Tensor]: ...
 
     def find_non_finite(self, sources: Sequence[Source]) -> NonFinite | None: ...
@@ -67,6 +69,13 @@ class Program:
         """
         results = self._executor.run(self._accept(arrays), borrow)
         return results[0] if self._single else results
+
+    def prepare(self) -> None:
+        """Compile every kernel and allocate the memory now; otherwise the first call does it.
+
+        Raises CompileError, OutOfMemoryError.
+        """
+        self._executor.prepare()
 
     @property
     def state(self) -> State:

@@ -41,6 +41,9 @@ class ReferenceExecutor:
         self._fixed |= {n.out: leaf_array(n) for n in whole.nodes if n.op.name == "constant"}
         self._state_bytes = sum(slab.nbytes for slab in self._slabs)
 
+    def prepare(self) -> None:
+        """Nothing is compiled here."""
+
     def run(self, sources: Sequence[Source], borrow: bool) -> list[Tensor]:
         """One step on accepted arrays. borrow: outputs may share memory with the inputs and parameters."""
         feeds = self._feeds(sources)
