@@ -15,14 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ..errors import NonFiniteError
+from ..optim import Accumulating, LossScaler
 from ..runtime.program import Program
 from .data import Batches
+from .faults import Faults
 from .folder import Progress, RunFolder
 from .log import Log
-
-MAX_SKIPPED = 10
-"""So many steps without finite gradients, one after the other, end the run."""
 
 
 @dataclass(eq=False)
@@ -30,14 +28,16 @@ class Training:
     """A run, ready to go on from `step`.
 
     program: returns loss, learning rate, gradient norm and skipped (0 or 1) of one step, all 0-d, and updates its
-    state; batches and arrays: where its inputs come from; config: kept in every checkpoint.
+    state; batches and arrays: where its inputs come from; config: kept in every checkpoint; scaler: of the loss.
+    A program that accumulates gradients counts micro-batches as steps.
     """
 
-    program: Program
+    program: Program | Accumulating
     batches: Batches
     arrays: Callable[[Any], Sequence[Any]]
     config: Mapping[str, Any]
     step: int = 0
+    scaler: LossScaler | None = None
 
     @property
     def progress(self) -> Progress:
@@ -67,19 +67,20 @@ def train(
 
     Every step's loss is read back, so that a bad step ends the run at once, in the state in which it happened. Ctrl-C
     ends the run after the current step, with a checkpoint; a second one ends it at once.
-    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line.
+    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line. Steps
+    whose gradients are not finite are skipped; the log names what made them so (see faults.Faults).
     """
     folder.make()
     log = Log(folder.log, after=run.step)
     begun, saved = time.perf_counter(), -1
-    window = _Window()
+    window, faults = _Window(), Faults(run.program, run.scaler)
     with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
         try:
             while run.step < steps and not interrupted.is_set():
-                window.add(_step(run, window))
+                window.add(_step(run, faults))
                 boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
                 if boundary or not run.step % log_every:
-                    log.write(window.record(run.step, time.perf_counter() - begun))
+                    log.write(window.record(run.step, time.perf_counter() - begun) | faults.take())
                 report(run.step, window.loss)
                 if boundary:
                     folder.save(run.program.state, run.progress)
@@ -91,14 +92,11 @@ def train(
     return Outcome(run.step, time.perf_counter() - begun, interrupted.is_set())
 
 
-def _step(run: Training, window: _Window) -> tuple[float, float, float, float]:
+def _step(run: Training, faults: Faults) -> tuple[float, float, float, float]:
     """One step: loss, learning rate, gradient norm, skipped."""
     arrays = run.arrays(next(run.batches))
     loss, rate, norm, skipped = (float(t) for t in run.program(*arrays))
-    if not math.isfinite(loss) or (skipped and window.skipped_in_a_row + 1 >= MAX_SKIPPED):
-        what = "the loss is" if not math.isfinite(loss) else f"for {MAX_SKIPPED} steps the gradients were"
-        found = run.program.find_non_finite(*arrays)
-        raise NonFiniteError(f"step {run.step + 1}: {what} not finite; the step was not taken\n{found or ''}".rstrip())
+    faults.watch(run.step + 1, loss, bool(skipped), arrays)
     run.step += 1
     return loss, rate, norm, skipped
 
@@ -108,7 +106,6 @@ class _Window:
 
     def __init__(self) -> None:
         self.loss = math.nan
-        self.skipped_in_a_row = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -121,7 +118,6 @@ class _Window:
         loss, rate, norm, skipped = results
         self._losses.append(loss)
         self._skipped += int(skipped)
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self._last = (rate, norm)
         self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
 
