@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value
-from ..ir.op import Fused, Kernel, Leaf, View
+from ..ir.op import Fused, Kernel
 from . import cost
+from .schedule import base, launches, leaves, rebuilt, seen
 
 SMALL = 8  # an operand is kept longer, not computed again, if it is this many times smaller than what it helps to drop
 LEAST = 1 << 12  # candidates below this part of the worst moment are left alone
@@ -50,14 +51,14 @@ class Recomputation:
 
     def __init__(self, graph: Graph, free: Collection[Value] = ()) -> None:
         self.source = graph
-        self.nodes = [n for n in graph.nodes if not isinstance(n.op.lowering, Leaf | View)]
+        self.nodes = launches(graph)
         self.step = {n: i for i, n in enumerate(self.nodes)}
         self.reads: dict[Node, list[Value]] = {}
         self.uses: dict[Value, list[int]] = {v: [] for n in self.nodes for v in n.outputs}
-        self.kept = {_base(v) for v in graph.outputs}
+        self.kept = {base(v) for v in graph.outputs}
         self.bytes = {v: 0 if v in free else -(-v.type.nbytes // ALIGNMENT) * ALIGNMENT for v in self.uses}
         for node, i in self.step.items():
-            self.reads[node] = [v for v in dict.fromkeys(map(_base, node.inputs)) if v in self.uses]
+            self.reads[node] = [v for v in dict.fromkeys(map(base, node.inputs)) if v in self.uses]
             for v in self.reads[node]:
                 self.uses[v].append(i)
         self.ends = {
@@ -109,13 +110,13 @@ class Recomputation:
         due: dict[int, list[Node]] = {}
         for node in sorted(times.again, key=self.step.__getitem__):
             due.setdefault(times.again[node], []).append(node)
-        now: dict[Value, Value] = {n.out: n.out for n in self.source.nodes if isinstance(n.op.lowering, Leaf)}
+        now = leaves(self.source)
         for i, node in enumerate(self.nodes):
             for earlier in due.get(i, ()):
-                copy = _rebuilt(earlier, now)
+                copy = rebuilt(earlier, now)
                 now.update((v, c) for v, c in zip(earlier.outputs, copy.outputs, strict=True) if v in self.dropped)
-            now.update(zip(node.outputs, _rebuilt(node, now).outputs, strict=True))
-        return Graph(self.source.inputs, tuple(_seen(v, now) for v in self.source.outputs))
+            now.update(zip(node.outputs, rebuilt(node, now).outputs, strict=True))
+        return Graph(self.source.inputs, tuple(seen(v, now) for v in self.source.outputs))
 
     # --- candidates ---
 
@@ -217,25 +218,3 @@ def _repeatable(node: Node) -> bool:
     kernel = node.attrs["kernel"].lowering if "kernel" in node.attrs else node.op.lowering
     many = isinstance(kernel, Kernel) and kernel.family.startswith("foreach")
     return not many and not node.op.unique and isinstance(kernel, Kernel | Fused)
-
-
-def _base(value: Value) -> Value:
-    while isinstance(value.node.op.lowering, View):
-        value = value.node.inputs[0]
-    return value
-
-
-def _seen(value: Value, now: dict[Value, Value]) -> Value:
-    """`value`, its views made again on what holds their base at the moment."""
-    chain: list[Node] = []
-    while isinstance(value.node.op.lowering, View):
-        chain.append(value.node)
-        value = value.node.inputs[0]
-    result = now[value]
-    for node in reversed(chain):
-        result = Node(node.op, (result,), node.attrs, node.types, node.loc, node.origin).out
-    return result
-
-
-def _rebuilt(node: Node, now: dict[Value, Value]) -> Node:
-    return Node(node.op, [_seen(v, now) for v in node.inputs], node.attrs, node.types, node.loc, node.origin)

@@ -19,6 +19,7 @@ from ..graph.memory import plan_memory
 from ..graph.pipeline import optimise, without_collection
 from ..graph.plan import SUM_ROWS, Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
 from ..graph.remat import Recomputation
+from ..graph.schedule import eager
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import OPS, Fused, Kernel, Leaf, View
@@ -51,7 +52,7 @@ def lower(
     whole = Graph(graph.inputs, (*graph.outputs, *fresh))
     whole.check_closed()
     with without_collection():
-        lowering, schedule = _lowered(optimise(whole, target=target), len(graph.outputs), updates, target, choices)
+        lowering, schedule = _lowered(eager(optimise(whole, target=target), list(updates)), len(graph.outputs), updates, target, choices)
         return schedule if limit is None else _within(limit, lowering, schedule, updates)
 
 
