@@ -88,13 +88,12 @@ def _executor(
 ) -> Executor:
     if device.kind == "reference":
         return ReferenceExecutor(graph, updates, places, wide)
-    from .execute import KernelExecutor  # here, so that the reference device needs no triton
+    from .execute import KernelExecutor, held_bytes  # here: the reference device needs no triton
     from .fit import limit_of
     from .lower import lower
     from .tables import tables
 
-    held = sum(buffer.nbytes for buffer in {place.buffer for place in places.values()})
-    limit = None if memory_budget is None else limit_of(memory_budget, graph.outputs, held)
+    limit = None if memory_budget is None else limit_of(memory_budget, graph.outputs, held_bytes(places))
     if device.kind == "cuda":
         with tables(buffers.properties(device.memory).name) as choices:
             schedule = lower(graph, dict(updates), target(device), choices, limit)

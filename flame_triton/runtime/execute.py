@@ -109,8 +109,7 @@ class KernelExecutor:
 
     @property
     def _memory(self) -> list[tuple[str, int]]:
-        state = sum(buffer.nbytes for buffer in {place.buffer for place in self._places.values()})
-        return self._layout.memory(state)
+        return self._layout.memory(held_bytes(self._places))
 
     def _stage(self, bound: Bound, sources: Sequence[Source]) -> None:
         for value, source in zip(self._inputs, sources, strict=True):
@@ -143,3 +142,14 @@ class KernelExecutor:
         if wanted > available:
             message = fit.too_large(self._schedule, self._memory, wanted, available, str(self._device))
             raise OutOfMemoryError(message)
+
+
+def held_bytes(places: Mapping[Value, Place]) -> int:
+    """Bytes of the States that hold these places."""
+    return sum(buffer.nbytes for buffer in {place.buffer for place in places.values()})
+
+
+def planned_bytes(schedule: Schedule, outputs: Sequence[Value], state: int) -> list[tuple[str, int]]:
+    """The parts of a step's peak for a schedule that nothing is allocated for; state: bytes of the States."""
+    plan_memory(schedule)
+    return Layout(schedule, outputs).memory(state)
