@@ -142,18 +142,55 @@ def _counted(tensor: Tensor, type: TensorType, memory: str) -> Tensor:
 # --- memory ---
 
 
+class _Registered:
+    """Host memory that the driver has pinned and mapped; a CUDA tensor can be made of it, and keeps it alive."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._bytes = _empty((nbytes,), torch.uint8, "cpu")
+        runtime = torch.cuda.cudart()
+        code = int(runtime.cudaHostRegister(self._bytes.data_ptr(), nbytes, 0))
+        if code:
+            raise OutOfMemoryError(f"{nbytes:,} bytes of host memory could not be pinned (CUDA error {code})")
+        weakref.finalize(self, _unregister, runtime, self._bytes).atexit = False
+        self.__cuda_array_interface__ = {
+            "shape": (nbytes,), "typestr": "|u1", "data": (self._bytes.data_ptr(), False), "version": 3, "stream": None,
+        }  # fmt: skip
+
+
+def _unregister(runtime: Any, held: Tensor) -> None:
+    torch.cuda.synchronize()
+    runtime.cudaHostUnregister(held.data_ptr())
+
+
+def _mapped(nbytes: int, memory: str) -> Tensor:
+    """Pinned host memory as a tensor of the device `memory`: with unified addressing both see it at one address."""
+    if not nbytes:
+        return _empty((0,), torch.uint8, memory)
+    available = memory_info("cpu").available
+    if nbytes > available:
+        raise OutOfMemoryError(f"{nbytes:,} bytes do not fit on the host: {available:,} are available")
+    with on(memory):
+        return torch.as_tensor(_Registered(nbytes), device=memory)
+
+
 class Buffer:
-    """Raw uninitialised memory, counted until the last reference to this object goes."""
+    """Raw uninitialised memory, counted until the last reference to this object goes.
 
-    __slots__ = ("__weakref__", "_bytes", "_host", "memory", "nbytes")
+    offloaded: host memory that the device named by `memory` reads and writes in place, over its bus; it is counted as
+    "cpu". Kernels, copies and streams treat it as memory of the device.
+    """
 
-    def __init__(self, nbytes: int, memory: str) -> None:
+    __slots__ = ("__weakref__", "_bytes", "_host", "memory", "nbytes", "offloaded")
+
+    def __init__(self, nbytes: int, memory: str, offloaded: bool = False) -> None:
         """nbytes: rounded up to 512. Raises OutOfMemoryError."""
         self.nbytes = rounded(nbytes)
         self.memory = memory
-        self._bytes = _empty((self.nbytes,), torch.uint8, memory)
+        self.offloaded = offloaded
+        mapped = offloaded and memory != "cpu"
+        self._bytes = _mapped(self.nbytes, memory) if mapped else _empty((self.nbytes,), torch.uint8, memory)
         self._host: Array | None = self._bytes.numpy() if memory == "cpu" else None
-        held = counter(memory)
+        held = counter("cpu" if offloaded else memory)
         held._take(self.nbytes)
         weakref.finalize(self, held._give, self.nbytes).atexit = False
 
@@ -285,8 +322,8 @@ class Slab:
 
     __slots__ = ("buffer", "places")
 
-    def __init__(self, types: list[TensorType], memory: str) -> None:
-        self.buffer = Buffer(slab_bytes(types), memory)
+    def __init__(self, types: list[TensorType], memory: str, offloaded: bool = False) -> None:
+        self.buffer = Buffer(slab_bytes(types), memory, offloaded)
         self.places: list[Place] = []
         offset = 0
         for type in types:

@@ -145,8 +145,8 @@ class KernelExecutor:
 
 
 def held_bytes(places: Mapping[Value, Place]) -> int:
-    """Bytes of the States that hold these places."""
-    return sum(buffer.nbytes for buffer in {place.buffer for place in places.values()})
+    """Bytes on the device of the States that hold these places."""
+    return sum(buffer.nbytes for buffer in {place.buffer for place in places.values()} if not buffer.offloaded)
 
 
 def planned_bytes(schedule: Schedule, outputs: Sequence[Value], state: int) -> list[tuple[str, int]]:
