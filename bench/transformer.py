@@ -12,7 +12,9 @@ from flame_triton import Value, nn
 
 @dataclass(frozen=True)
 class Sizes:
-    """weights: their dtype; dtype: what is computed in. attention False: queries, keys and values are added up instead, so that all else of a step remains."""
+    """weights: their dtype; dtype: what is computed in.
+
+    attention False: queries, keys and values are added up instead, so that all else of a step remains."""
 
     width: int = 3072
     heads: int = 24

@@ -10,6 +10,7 @@ import pytest
 import flame_triton as ft
 from flame_triton import nn
 from flame_triton.errors import ArgumentError, OutOfMemoryError
+from flame_triton.graph.cost import flops
 from flame_triton.graph.evaluate import evaluate
 from flame_triton.graph.memory import plan_memory, verify_plan
 from flame_triton.graph.pipeline import optimise
@@ -36,7 +37,9 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Value) -> Value:
-        heads = [ft.transpose(ft.reshape(p, (1, *x.shape[:1], 2, -1)), (0, 2, 1, 3)) for p in ft.chunk(self.qkv(x), 3, 1)]
+        heads = [
+            ft.transpose(ft.reshape(p, (1, *x.shape[:1], 2, -1)), (0, 2, 1, 3)) for p in ft.chunk(self.qkv(x), 3, 1)
+        ]
         y = ft.scaled_dot_product_attention(*heads)
         return x + self.out(ft.reshape(ft.transpose(y, (0, 2, 1, 3)), x.shape))
 
@@ -116,7 +119,7 @@ def test_blocks_are_recomputed_one_at_a_time() -> None:
     before = search.peak
     search.reduce(0)
     assert search.peak < 0.4 * before
-    assert search.flops < sum(map(__import__("flame_triton.graph.cost", fromlist=["flops"]).flops, search.nodes))
+    assert search.flops < 0.34 * sum(map(flops, search.nodes))  # a forward pass is a third of a step
 
 
 def test_the_plan_keeps_to_a_budget_in_bytes() -> None:

@@ -46,7 +46,8 @@ class Candidate:
 class Recomputation:
     """The search on one fused graph. free: values that take no memory of the arena (written into the state).
 
-    live: bytes in use at each launch, workspaces not counted. `reduce` lowers its maximum, `graph` gives the result.
+    first: changes of the bytes in use, from launch to launch, without recomputation. live: bytes in use at each launch
+    with it, workspaces not counted. `reduce` lowers its maximum, `graph` gives the result.
     """
 
     def __init__(self, graph: Graph, free: Collection[Value] = ()) -> None:
@@ -65,11 +66,11 @@ class Recomputation:
             v: len(self.nodes) if v in self.kept else max([self.step[v.node], *uses]) for v, uses in self.uses.items()
         }
         self.dropped: dict[Value, int] = {}
-        self._first = np.zeros(len(self.nodes) + 2, np.int64)
+        self.first = np.zeros(len(self.nodes) + 2, np.int64)
         for v in self.uses:
-            self._first[self.step[v.node]] += self.bytes[v]
-            self._first[self.ends[v] + 1] -= self.bytes[v]
-        self.live = np.cumsum(self._first)[:-1]
+            self.first[self.step[v.node]] += self.bytes[v]
+            self.first[self.ends[v] + 1] -= self.bytes[v]
+        self.live = np.cumsum(self.first)[:-1]
 
     @property
     def peak(self) -> int:
@@ -194,7 +195,7 @@ class _Times:
 
     def live(self) -> npt.NDArray[np.int64]:
         """Bytes in use at each launch."""
-        search, change = self.search, self.search._first.copy()
+        search, change = self.search, self.search.first.copy()
         for v in {*self.readers, *(v for n in self.again for v in n.outputs)}:
             made, size = search.step[v.node], search.bytes[v]
             times = [made, *search.uses[v], *self.readers.get(v, ())]

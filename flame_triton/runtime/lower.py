@@ -52,7 +52,9 @@ def lower(
     whole = Graph(graph.inputs, (*graph.outputs, *fresh))
     whole.check_closed()
     with without_collection():
-        lowering, schedule = _lowered(eager(optimise(whole, target=target), list(updates)), len(graph.outputs), updates, target, choices)
+        lowering, schedule = _lowered(
+            eager(optimise(whole, target=target), list(updates)), len(graph.outputs), updates, target, choices
+        )
         return schedule if limit is None else _within(limit, lowering, schedule, updates)
 
 
