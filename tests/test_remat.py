@@ -18,6 +18,8 @@ from flame_triton.graph.plan import Target
 from flame_triton.graph.remat import Recomputation
 from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import Value
+from flame_triton.runtime import buffers
+from flame_triton.runtime.buffers import MemoryInfo
 from flame_triton.runtime.fit import limit_of
 from flame_triton.runtime.lower import lower
 
@@ -143,6 +145,13 @@ def test_a_budget_out_of_reach_is_refused_with_the_values_in_the_way() -> None:
         Step(2).run(1000)
     assert "What would help: a smaller batch" in str(caught.value)
     assert "test_remat.py" in str(caught.value)
+
+
+def test_what_does_not_fit_is_refused_when_it_is_compiled(monkeypatch) -> None:
+    monkeypatch.setattr(buffers, "memory_info", lambda memory: MemoryInfo(1024, 1 << 30))
+    with pytest.raises(OutOfMemoryError, match="the program does not fit on interpreter") as caught:
+        Step(2).run(None)
+    assert "1,024 B are available" in str(caught.value) and "recomputation (memory_budget=" in str(caught.value)
 
 
 @pytest.mark.parametrize("budget", [0.0, 1.5, -3, 0, True, "1"])
