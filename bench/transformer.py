@@ -12,7 +12,9 @@ from flame_triton import Value, nn
 
 @dataclass(frozen=True)
 class Sizes:
-    """attention False: queries, keys and values are added up instead, so that all else of a step remains."""
+    """weights: their dtype; dtype: what is computed in.
+
+    attention False: queries, keys and values are added up instead, so that all else of a step remains."""
 
     width: int = 3072
     heads: int = 24
@@ -21,6 +23,7 @@ class Sizes:
     batch: int = 1
     dtype: str = "bfloat16"
     attention: bool = True
+    weights: str = "float32"
 
     @property
     def flops(self) -> int:
@@ -40,13 +43,13 @@ class Block(nn.Module):
     """x += gate_1 attention(modulate(norm x)); x += gate_2 mlp(modulate(norm x)); RMS norm and RoPE of q and k."""
 
     def __init__(self, sizes: Sizes) -> None:
-        width = sizes.width
+        width, dtype = sizes.width, sizes.weights
         self.sizes = sizes
-        self.modulation = nn.Linear(width, 6 * width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q, self.norm_k = nn.RMSNorm(width // sizes.heads), nn.RMSNorm(width // sizes.heads)
-        self.proj = nn.Linear(width, width)
-        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.modulation = nn.Linear(width, 6 * width, dtype=dtype)
+        self.qkv = nn.Linear(width, 3 * width, dtype=dtype)
+        self.norm_q, self.norm_k = (nn.RMSNorm(width // sizes.heads, dtype=dtype) for _ in range(2))
+        self.proj = nn.Linear(width, width, dtype=dtype)
+        self.fc1, self.fc2 = (nn.Linear(a, b, dtype=dtype) for a, b in ((width, 4 * width), (4 * width, width)))
 
     def mix(self, h: Value, cos: Value, sin: Value) -> Value:
         """Between tokens: [B, T, C] -> [B, T, C]."""

@@ -37,7 +37,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from . import models, nn, optim, testing
+    from . import diffusion, models, nn, optim, testing
     from .runtime.bundle import load_bundle
     from .runtime.compile import compile
     from .runtime.program import Program
@@ -49,6 +49,7 @@ _LATER = {
     "load_bundle": ".runtime.bundle",
     "Program": ".runtime.program",
     "State": ".runtime.state",
+    "diffusion": ".diffusion",
     "models": ".models",
     "nn": ".nn",
     "optim": ".optim",
@@ -70,7 +71,7 @@ __all__ = [
     "__version__", "compile", "Program", "State", "nn", "optim", "testing", "grad", "evaluate", "Value", "DType",
     "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_", "fused",
     "float8_e4m3fn", "float8_e5m2", "load_bundle",
-    "models",
+    "diffusion", "models",
 ]
 # fmt: on
 __all__ += _public.__all__

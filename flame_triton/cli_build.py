@@ -54,19 +54,22 @@ def build(
     digits = {"width": width, "layers": layers, "heads": heads, "batch": batch, "dtype": dtype}
     graph, updates = step_of(model, digits)
     from .runtime.ahead import compile_ahead
+    from .runtime.execute import planned_bytes
     from .runtime.launch import distinct
     from .runtime.lower import lower
 
     chosen, start = _target(target, processors, shared), time.perf_counter()
     say = Console(stderr=as_json, no_color=config.no_color())
-    launches = lower(graph, updates, chosen).launches
-    lowered = time.perf_counter() - start
+    schedule = lower(graph, updates, chosen)
+    launches, lowered = schedule.launches, time.perf_counter() - start
+    memory = dict(planned_bytes(schedule, graph.outputs, sum(slot.nbytes for slot in schedule.state.values())))
     with Progress(console=Console(stderr=True, no_color=config.no_color()), transient=True, disable=as_json) as bar:
         task = bar.add_task(f"compiling for sm_{chosen.arch}", total=len(distinct(launches)))
         reports = compile_ahead(launches, chosen, at_once=jobs, done=lambda: bar.advance(task))
     seconds = time.perf_counter() - start
     problems = [p for report in reports if (p := _problem(report, chosen, max_spills))]
     found: dict[str, Any] = {"target": f"sm_{chosen.arch}", "launches": len(launches), "kernels": len(reports)}
+    found |= {"peak_bytes": sum(memory.values()), "memory": memory}
     found |= {"seconds": round(seconds, 2), "lowering_seconds": round(lowered, 2)}
     if output is not None and not any(r.error for r in reports):
         from .runtime.bundle import write_bundle
@@ -125,6 +128,8 @@ def _show(reports: Sequence[KernelReport], found: Mapping[str, Any], problems: S
         f"({found['lowering_seconds']:.1f} s to lower the graph), {sum(bool(r.spills) for r in reports)} spill",
         highlight=False,
     )
+    parts = ", ".join(f"{what} {nbytes:,}" for what, nbytes in found["memory"].items())
+    say.print(f"planned peak {found['peak_bytes']:,} B: {parts}", highlight=False, soft_wrap=True)
     if "bundle" in found:
         say.print(f"{found['bundle']}: {found['code_bytes']:,} B of code", highlight=False, soft_wrap=True)
     for problem in problems:

@@ -46,3 +46,14 @@ def _result(node: Node, x: TensorType, w: TensorType) -> TensorType:
     found = op.infer(x, w, **attrs)
     assert isinstance(found, TensorType)
     return found
+
+
+FLOPS_PER_SECOND = 6e14  # products and memory of an H200, as kernels reach them; only their ratio matters
+BYTES_PER_SECOND = 3.5e12
+LAUNCH_SECONDS = 3e-6
+
+
+def seconds(node: Node) -> float:
+    """Estimated time of a node of a fused graph: its products or its memory, whichever takes longer."""
+    moved = sum(v.type.nbytes for v in {*node.inputs, *node.outputs})
+    return LAUNCH_SECONDS + max(flops(node) / FLOPS_PER_SECOND, moved / BYTES_PER_SECOND)

@@ -86,13 +86,24 @@ def least_bytes(schedule: Schedule) -> int:
     return _least([b for b in _blocks(schedule) if b.nbytes])
 
 
+def at_peak(schedule: Schedule) -> list[Slot]:
+    """The slots that hold memory at the moment when most bytes are alive, largest first."""
+    blocks = [b for b in _blocks(schedule) if b.nbytes]
+    worst = int(_alive(blocks).argmax()) if blocks else 0
+    there = [max(b.slots, key=lambda s: s.nbytes) for b in blocks if b.start <= worst <= b.end]
+    return sorted(there, key=lambda s: -s.nbytes)
+
+
 def _least(blocks: Sequence[Block]) -> int:
-    if not blocks:
-        return 0
+    return int(_alive(blocks).max()) if blocks else 0
+
+
+def _alive(blocks: Sequence[Block]) -> Ints:
+    """Bytes alive at each launch."""
     change = np.zeros(max(b.end for b in blocks) + 2, np.int64)
     np.add.at(change, [b.start for b in blocks], [b.nbytes for b in blocks])
     np.subtract.at(change, [b.end + 1 for b in blocks], [b.nbytes for b in blocks])
-    return int(np.cumsum(change).max())
+    return np.cumsum(change)
 
 
 # --- lifetimes ---

@@ -25,12 +25,15 @@ class Columns:
         self.computed = dict(computed or {})
         self.order = [*self.varying, *self.computed]
 
-    def table(self, dtype: DType) -> Value | None:
-        """[parameters, columns], or None if every number is the same for all."""
+    def table(self, dtype: DType, chosen: Sequence[int] | None = None) -> Value | None:
+        """[parameters, columns], or None if every number is the same for all. chosen: the rows, all by default."""
         parts = []
         if self.varying:
-            parts.append(call("constant", np.array(list(self.varying.values())).T, dtype))
-        parts += [call("reshape", call("cast", v, dtype), (v.size, 1)) for v in self.computed.values()]
+            whole = np.array(list(self.varying.values())).T
+            parts.append(call("constant", whole if chosen is None else whole[list(chosen)], dtype))
+        for v in self.computed.values():
+            v = v if chosen is None else call("stack", [v[i] for i in chosen])
+            parts.append(call("reshape", call("cast", v, dtype), (v.size, 1)))
         if len(parts) < 2:
             return parts[0] if parts else None
         return call("concat", parts, 1)

@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ShapeError
 from ..ir.node import Value
 from ..ir.op import call
 from ..ops.stochastic import noise, round_with_noise
-from ..types import DType, DTypeLike, bfloat16, float32, float64, int64
+from ..types import DType, DTypeLike, bfloat16, bool_, float32, float64, int64
 from ..types import dtype as as_dtype
 from .clip import Clipping, adaptive, global_norm, layer_norms, limited
 from .columns import Columns, Factor
@@ -26,6 +26,7 @@ from .groups import Factors, Group, assign, by_rank, one, summary
 from .names import Parameters, named
 from .scaler import LossScaler
 from .schedule import Schedule, constant
+from .streamed import buckets, refuse_waiting
 
 _STREAMS = 1 << 31  # random draws of the optimizer have streams from here on, those of models have lower ones
 
@@ -74,6 +75,10 @@ class Optimizer:
     rounding: of 16-bit parameters without master: "nearest", or "stochastic" for bfloat16 (see `ft.stochastic_round`),
     by Philox draws of `seed`, the step and the parameter's position: a resumed run rounds as the first one did.
 
+    fused_backward: each large tensor is moved by a launch of its own, which the schedule puts right after its gradient,
+    so that gradients are freed one by one: the same numbers, less memory. It cannot wait for what needs every gradient:
+    no global norm, and no skipping of steps. skip_non_finite: default, unless fused_backward.
+
     parameters: a list of the Values; names: of each. state_values: what a State must hold besides the parameters.
     averages, masters: parameter -> its own one. assigned: parameter -> its Group, if it has one.
     """
@@ -100,6 +105,8 @@ class Optimizer:
         master: DTypeLike | None = None,
         rounding: str = "nearest",
         seed: int = 0,
+        fused_backward: bool = False,
+        skip_non_finite: bool | None = None,
     ) -> None:
         name = type(self).__name__
         table = named(parameters, name)
@@ -107,6 +114,10 @@ class Optimizer:
             raise ArgumentError("no parameters to train", op=name)
         self.clipping = Clipping(clip_norm, clip_value, clip_layer, clip_adaptive)
         self.clipping.check(name)
+        self.fused_backward = fused_backward
+        self.skips = not fused_backward if skip_non_finite is None else skip_non_finite
+        if fused_backward:
+            refuse_waiting(self.clipping, scaler, self.skips, name)
         if ema is not None and not 0 <= ema < 1:
             raise ArgumentError(f"ema must lie in [0, 1), got {ema}", op=name)
         if master is not None and as_dtype(master) is not float32:
@@ -222,6 +233,10 @@ class Optimizer:
         return self._report("skipped")
 
     def _report(self, name: str) -> Value:
+        if self._reports and name not in self._reports:
+            raise ArgumentError(
+                f"{name} needs every gradient at once, which fused_backward=True does not keep", op=type(self).__name__
+            )
         if not self._reports:
             raise ArgumentError(f"{name} is there after updates(grads)", op=type(self).__name__)
         return self._reports[name]
@@ -261,7 +276,10 @@ class Optimizer:
         factor = self.scaler.inverse if self.scaler else None
         clipping = self.clipping
         layers: dict[Value, Value] = {}
-        if clipping.layer is None:
+        norm: Value | None = None
+        if self.fused_backward:
+            pass
+        elif clipping.layer is None:
             norm = global_norm(list(pairs.values()), factor)
         else:
             total: Value | None = None
@@ -271,18 +289,20 @@ class Optimizer:
                 total = part if total is None else total + part
                 layers.update((p, limited(own, clipping.layer)) for p in members)
             norm = call("sqrt", total)
-        finite = call("isfinite", norm)
+        finite = call("isfinite", norm) if norm is not None and self.skips else call("full", (), True, bool_)
         if clipping.adaptive is not None:
             given = pairs.items() if factor is None else [(p, _times(g, factor)) for p, g in pairs.items()]
             pairs = {p: adaptive(self.masters.get(p, p), g, clipping.adaptive) for p, g in given}
             factor = None
-        if clipping.norm is not None:
+        if clipping.norm is not None and norm is not None:
             limit = limited(norm, clipping.norm)
             factor = limit if factor is None else factor * limit
         schedules = dict.fromkeys([self.schedule, *map(self.schedule_of, self.parameters)])
         rates = {schedule: schedule(self.step) for schedule in schedules}
         count = call("cast", self.step + 1, float32)
-        self._reports = {"grad_norm": norm, "lr": rates[self.schedule], "skipped": call("where", finite, 0.0, 1.0)}
+        self._reports = {"lr": rates[self.schedule], "skipped": call("where", finite, 0.0, 1.0)}
+        if norm is not None:
+            self._reports["grad_norm"] = norm
         return Step(pairs, finite, rates, count, factor, layers)
 
     def _launches(self, grads: Mapping[Value, Value]) -> list[list[Value]]:
@@ -343,10 +363,15 @@ class Optimizer:
             return [call("cast", chosen[0], dtype), *chosen[1:]]
 
         rows = [[w, step.gradients[p], *slots] for p, w, slots in zip(members, weights, kept, strict=True)]
-        made = call("foreach", body, rows, shared, factors.table(wide), noisy)
-        for p, w, slots, results in zip(members, weights, kept, made, strict=True):
-            moving = [slot for i, slot in enumerate(slots) if i not in unchanged]
-            step.new.update(zip([p, *([] if w is p else [w]), *moving], results, strict=True))
+        parts = buckets(members) if self.fused_backward else [range(len(members))]
+        made: dict[int, Sequence[Value]] = {}
+        for part in parts:
+            chosen_rows = [rows[i] for i in part]
+            table = factors.table(wide, part if len(parts) > 1 else None)
+            made.update(zip(part, call("foreach", body, chosen_rows, shared, table, noisy), strict=True))
+        for i, (p, w, slots) in enumerate(zip(members, weights, kept, strict=True)):
+            moving = [slot for j, slot in enumerate(slots) if j not in unchanged]
+            step.new.update(zip([p, *([] if w is p else [w]), *moving], made[i], strict=True))
 
     def _columns(self, members: list[Value], step: Step, noisy: bool) -> Columns:
         """The numbers of each parameter of a launch: decay, factor on each rate, random stream, clip factor."""

@@ -37,6 +37,11 @@ class Arena:
         held = self._buffer.nbytes if self._buffer is not None else 0
         return max(0, max(self._tenants.values(), default=0) - held)
 
+    def growth_for(self, nbytes: int) -> int:
+        """`growth`, if a tenant that needs nbytes came as well."""
+        held = self._buffer.nbytes if self._buffer is not None else 0
+        return max(self.growth, rounded(nbytes) - held)
+
     @property
     def buffer(self) -> Buffer:
         """The memory, at least as large as every tenant needs. Growing moves it: all tenants are unbound."""

@@ -35,13 +35,12 @@ from ..types import (
     int64,
     uint8,
 )
+from .account import MemoryInfo, counter, host_memory, rounded
 
 Tensor: TypeAlias = torch.Tensor
 Array: TypeAlias = np.ndarray[Any, Any]
 Source: TypeAlias = Array | Tensor
 """An array that has passed `accept`: its dtype and shape are right; its strides are anything."""
-
-ALIGNMENT = 512
 
 _TORCH: dict[DType, torch.dtype] = {
     float64: torch.float64,
@@ -63,47 +62,6 @@ _FOREIGN = {d.numpy: d for d in (bfloat16, float8_e4m3fn, float8_e5m2)}
 def kernel_dtype(like: DType) -> torch.dtype:
     """The element type of the tensors that kernels take: 8-bit floats arrive as their bytes."""
     return torch.uint8 if like.is_storage else _TORCH[like]
-
-
-def rounded(nbytes: int) -> int:
-    """nbytes rounded up to the unit in which memory is handed out."""
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
-
-
-# --- counting ---
-
-
-@dataclass
-class Counter:
-    """Bytes of one memory, in multiples of 512: handed out and given back so far, and the most held at once."""
-
-    handed_out: int = 0
-    given_back: int = 0
-    peak: int = 0
-
-    @property
-    def held(self) -> int:
-        """Bytes handed out and not given back yet."""
-        return self.handed_out - self.given_back
-
-    def reset_peak(self) -> None:
-        """Let `peak` start again from what is held now."""
-        self.peak = self.held
-
-    def _take(self, nbytes: int) -> None:
-        self.handed_out += nbytes
-        self.peak = max(self.peak, self.held)
-
-    def _give(self, nbytes: int) -> None:
-        self.given_back += nbytes
-
-
-_counters: dict[str, Counter] = {}
-
-
-def counter(memory: str) -> Counter:
-    """The counter of a memory; it lives as long as the process."""
-    return _counters.setdefault(memory, Counter())
 
 
 def _empty(shape: tuple[int, ...], kind: torch.dtype, memory: str) -> Tensor:
@@ -129,11 +87,11 @@ def fresh(type: TensorType, memory: str) -> Tensor:
 def _counted(tensor: Tensor, type: TensorType, memory: str) -> Tensor:
     """The tensor, its bytes counted until it is garbage."""
     size, held = rounded(type.nbytes), counter(memory)
-    held._take(size)
+    held.take(size)
 
     def gone(reference: weakref.ref[Tensor]) -> None:
         _alive.discard(reference)
-        held._give(size)
+        held.give(size)
 
     _alive.add(weakref.ref(tensor, gone))  # lighter than weakref.finalize, which every output of every step would pay
     return tensor
@@ -142,20 +100,57 @@ def _counted(tensor: Tensor, type: TensorType, memory: str) -> Tensor:
 # --- memory ---
 
 
+class _Registered:
+    """Host memory that the driver has pinned and mapped; a CUDA tensor can be made of it, and keeps it alive."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._bytes = _empty((nbytes,), torch.uint8, "cpu")
+        runtime: Any = torch.cuda.cudart()
+        code = int(runtime.cudaHostRegister(self._bytes.data_ptr(), nbytes, 0))
+        if code:
+            raise OutOfMemoryError(f"{nbytes:,} bytes of host memory could not be pinned (CUDA error {code})")
+        weakref.finalize(self, _unregister, runtime, self._bytes).atexit = False
+        self.__cuda_array_interface__ = {
+            "shape": (nbytes,), "typestr": "|u1", "data": (self._bytes.data_ptr(), False), "version": 3, "stream": None,
+        }  # fmt: skip
+
+
+def _unregister(runtime: Any, held: Tensor) -> None:
+    torch.cuda.synchronize()
+    runtime.cudaHostUnregister(held.data_ptr())
+
+
+def _mapped(nbytes: int, memory: str) -> Tensor:
+    """Pinned host memory as a tensor of the device `memory`: with unified addressing both see it at one address."""
+    if not nbytes:
+        return _empty((0,), torch.uint8, memory)
+    available = memory_info("cpu").available
+    if nbytes > available:
+        raise OutOfMemoryError(f"{nbytes:,} bytes do not fit on the host: {available:,} are available")
+    with on(memory):
+        return torch.as_tensor(_Registered(nbytes), device=memory)
+
+
 class Buffer:
-    """Raw uninitialised memory, counted until the last reference to this object goes."""
+    """Raw uninitialised memory, counted until the last reference to this object goes.
 
-    __slots__ = ("__weakref__", "_bytes", "_host", "memory", "nbytes")
+    offloaded: host memory that the device named by `memory` reads and writes in place, over its bus; it is counted as
+    "cpu". Kernels, copies and streams treat it as memory of the device.
+    """
 
-    def __init__(self, nbytes: int, memory: str) -> None:
+    __slots__ = ("__weakref__", "_bytes", "_host", "memory", "nbytes", "offloaded")
+
+    def __init__(self, nbytes: int, memory: str, offloaded: bool = False) -> None:
         """nbytes: rounded up to 512. Raises OutOfMemoryError."""
         self.nbytes = rounded(nbytes)
         self.memory = memory
-        self._bytes = _empty((self.nbytes,), torch.uint8, memory)
+        self.offloaded = offloaded
+        mapped = offloaded and memory != "cpu"
+        self._bytes = _mapped(self.nbytes, memory) if mapped else _empty((self.nbytes,), torch.uint8, memory)
         self._host: Array | None = self._bytes.numpy() if memory == "cpu" else None
-        held = counter(memory)
-        held._take(self.nbytes)
-        weakref.finalize(self, held._give, self.nbytes).atexit = False
+        held = counter("cpu" if offloaded else memory)
+        held.take(self.nbytes)
+        weakref.finalize(self, held.give, self.nbytes).atexit = False
 
     @property
     def address(self) -> int:
@@ -285,8 +280,8 @@ class Slab:
 
     __slots__ = ("buffer", "places")
 
-    def __init__(self, types: list[TensorType], memory: str) -> None:
-        self.buffer = Buffer(slab_bytes(types), memory)
+    def __init__(self, types: list[TensorType], memory: str, offloaded: bool = False) -> None:
+        self.buffer = Buffer(slab_bytes(types), memory, offloaded)
         self.places: list[Place] = []
         offset = 0
         for type in types:
@@ -400,28 +395,13 @@ def _converted(numbers: Any, want: TensorType, label: str, error: type[FlameErro
 # --- devices, streams, CUDA graphs ---
 
 
-@dataclass(frozen=True)
-class MemoryInfo:
-    """Bytes of a memory: what can still be allocated, and all there is."""
-
-    available: int
-    total: int
-
-
 def memory_info(memory: str) -> MemoryInfo:
     """Available and total bytes. On CUDA what torch holds in reserve counts as available."""
     if memory == "cpu":
-        return _host_memory()
+        return host_memory()
     free, total = torch.cuda.mem_get_info(memory)
     reserve = torch.cuda.memory_reserved(memory) - torch.cuda.memory_allocated(memory)
     return MemoryInfo(free + reserve, total)
-
-
-def _host_memory() -> MemoryInfo:
-    """What Linux says can be allocated without swapping (caches it would drop included)."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
-    return MemoryInfo(kilobytes["MemAvailable"] * 1024, kilobytes["MemTotal"] * 1024)
 
 
 @dataclass(frozen=True)

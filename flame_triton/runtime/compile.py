@@ -32,6 +32,7 @@ def compile(
     deterministic: bool = True,
     dtype: Any = None,
     capture: bool = True,
+    memory_budget: int | float | None = None,
 ) -> Program:
     """A Program that computes `outputs` from arrays for `inputs` and from the parameters of a State.
 
@@ -46,9 +47,12 @@ def compile(
     deterministic: use only kernels that give the same bits on every run. All kernels do at present.
     dtype: "float64" makes the reference device compute every float in double precision.
     capture: record the step as one CUDA graph; False launches kernel by kernel, for debugging.
+    memory_budget: what a step may take. An int bounds `Program.peak_bytes`, state included; a float in (0, 1] is a part
+    of the bytes that intermediate values take without it. Values are computed again, by the kernels that made them,
+    until the plan keeps to it: results are the same bits. The reference device takes no notice.
 
     Raises GraphError for a graph that is not closed, equal input names, or updates that do not fit; DeviceError;
-    CompileError.
+    CompileError; OutOfMemoryError, before anything is allocated, if the plan does not fit the device or the budget.
     """
     chosen = as_device(device if device is not None else state.device if state is not None else None)
     if state is not None and state.device.memory != chosen.memory:
@@ -63,7 +67,7 @@ def compile(
     states = _states(whole, list(news), state, chosen)
     places = {value: owner.place(value) for owner in reversed(states) for value in owner.values}
     wide = dtype is not None
-    executor = _executor(graph, news, places, states[0], chosen, wide, capture)
+    executor = _executor(graph, news, places, states[0], chosen, wide, capture, memory_budget)
     return Program(executor, graph.inputs, isinstance(outputs, Value), states, chosen, wide)
 
 
@@ -80,18 +84,21 @@ def _executor(
     device: Device,
     wide: bool,
     capture: bool,
+    memory_budget: int | float | None = None,
 ) -> Executor:
     if device.kind == "reference":
         return ReferenceExecutor(graph, updates, places, wide)
-    from .execute import KernelExecutor  # here, so that the reference device needs no triton
+    from .execute import KernelExecutor, held_bytes  # here: the reference device needs no triton
+    from .fit import limit_of
     from .lower import lower
     from .tables import tables
 
+    limit = None if memory_budget is None else limit_of(memory_budget, graph.outputs, held_bytes(places))
     if device.kind == "cuda":
         with tables(buffers.properties(device.memory).name) as choices:
-            schedule = lower(graph, dict(updates), target(device), choices)
+            schedule = lower(graph, dict(updates), target(device), choices, limit)
     else:
-        schedule = lower(graph, dict(updates), target(device))
+        schedule = lower(graph, dict(updates), target(device), limit=limit)
     return KernelExecutor(schedule, graph, places, state.arena, device, capture)
 
 

@@ -12,7 +12,7 @@ from ..graph.memory import plan_memory
 from ..graph.plan import Launch, Schedule
 from ..ir.graph import Graph
 from ..ir.node import Value
-from . import buffers, listing
+from . import buffers, fit, listing
 from .ahead import compile_all
 from .arena import Arena
 from .bound import Bound, Layout
@@ -24,11 +24,10 @@ from .finite import NonFinite
 from .launch import distinct
 from .profile import Ceilings, DeviceClock, Profile, clock, measure
 
-LARGEST = 5  # values named when a program does not fit
-
 
 class KernelExecutor:
-    """Runs a lowered graph on one device. Memory is planned here, and allocated and bound at the first call.
+    """Runs a lowered graph on one device. Memory is planned here, and allocated and bound at the first call; what does
+    not fit is refused in both places.
 
     schedule: lowered from `graph`; places: where the parameters live; arena: shared with other programs of the State.
     capture: on a GPU, record the step and replay it.
@@ -54,6 +53,7 @@ class KernelExecutor:
         self._bound: Bound | None = None
         self._step: CapturedStep | None = None
         self._compiled = False
+        self._check_fit()
         arena.reserve(self, schedule.arena_bytes)
 
     @property
@@ -114,8 +114,7 @@ class KernelExecutor:
 
     @property
     def _memory(self) -> list[tuple[str, int]]:
-        state = sum(buffer.nbytes for buffer in {place.buffer for place in self._places.values()})
-        return self._layout.memory(state)
+        return self._layout.memory(held_bytes(self._places))
 
     def _stage(self, bound: Bound, sources: Sequence[Source]) -> None:
         for value, source in zip(self._inputs, sources, strict=True):
@@ -140,22 +139,22 @@ class KernelExecutor:
         return self._bound
 
     def _check_fit(self) -> None:
+        """Raises OutOfMemoryError if what is still to be allocated is more than there is."""
         parts = dict(self._memory)
         del parts["state"]  # allocated long since
-        wanted = sum(parts.values()) - parts["arena"] + self._arena.growth
+        wanted = sum(parts.values()) - parts["arena"] + self._arena.growth_for(self._schedule.arena_bytes)
         available = buffers.memory_info(self._arena.memory).available
-        if wanted <= available:
-            return
-        slots = {s.root for launch in self.launches for s in (*launch.reads, *launch.writes) if s.root.kind == "arena"}
-        largest = sorted(slots, key=lambda s: s.nbytes, reverse=True)[:LARGEST]
-        lines = [
-            f"{s.nbytes:,} B: " + (f"{s.value!r} at {s.value.node.loc}" if s.value is not None else "a workspace")
-            for s in largest
-        ]
-        planned = ", ".join(f"{what} {nbytes:,}" for what, nbytes in self._memory)
-        raise OutOfMemoryError(
-            f"the program does not fit on {self._device}: planned {self.peak_bytes:,} B ({planned}); {wanted:,} B of "
-            f"them are still to be allocated and {available:,} B are available. The largest values are\n  "
-            + "\n  ".join(lines)
-            + "\nA smaller batch, lower precision or recomputation would help."
-        )
+        if wanted > available:
+            message = fit.too_large(self._schedule, self._memory, wanted, available, str(self._device))
+            raise OutOfMemoryError(message)
+
+
+def held_bytes(places: Mapping[Value, Place]) -> int:
+    """Bytes on the device of the States that hold these places."""
+    return sum(buffer.nbytes for buffer in {place.buffer for place in places.values()} if not buffer.offloaded)
+
+
+def planned_bytes(schedule: Schedule, outputs: Sequence[Value], state: int) -> list[tuple[str, int]]:
+    """The parts of a step's peak for a schedule that nothing is allocated for; state: bytes of the States."""
+    plan_memory(schedule)
+    return Layout(schedule, outputs).memory(state)

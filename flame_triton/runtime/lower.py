@@ -15,34 +15,79 @@ from ..codegen import configs
 from ..codegen.region import Generated, generate, streams_of
 from ..errors import CompileError
 from ..graph.access import map_onto, views_below
+from ..graph.memory import plan_memory
 from ..graph.pipeline import optimise, without_collection
 from ..graph.plan import SUM_ROWS, Argument, KernelRef, Launch, Operand, Schedule, Slot, Target
+from ..graph.remat import Recomputation
+from ..graph.schedule import eager
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, make
 from ..ir.op import OPS, Fused, Kernel, Leaf, View
 from ..types import TensorType
 from .choices import Choices, Decision, Problem
 from .families import FAMILIES
+from .fit import Limit, over_budget
 
 C = TypeVar("C")
 
+PLANS = 12  # memory plans that are made to meet a budget
 
-def lower(graph: Graph, updates: Mapping[Value, Value], target: Target, choices: Choices | None = None) -> Schedule:
+
+def lower(
+    graph: Graph,
+    updates: Mapping[Value, Value],
+    target: Target,
+    choices: Choices | None = None,
+    limit: Limit | None = None,
+) -> Schedule:
     """The schedule of `graph` with state updates; memory is not planned yet (see graph/memory.py).
 
     updates: state value -> the value it takes after the step. A new value is written straight into the state's buffer
     where no launch still needs the old one; else it is listed in `Schedule.updates` and copied at the end.
     choices: configurations that were measured; without them, and for what they do not know, heuristics decide.
+    limit: what the arena may take; values are computed again until the planned memory fits. Raises OutOfMemoryError if
+    that is not enough.
     """
     fresh = [make("stop_gradient", [v]).out if isinstance(v.node.op.lowering, Leaf) else v for v in updates.values()]
     whole = Graph(graph.inputs, (*graph.outputs, *fresh))
     whole.check_closed()
     with without_collection():
-        optimised = optimise(whole, target=target)
+        lowering, schedule = _lowered(
+            eager(optimise(whole, target=target), list(updates)), len(graph.outputs), updates, target, choices
+        )
+        return schedule if limit is None else _within(limit, lowering, schedule, updates)
+
+
+def _lowered(
+    optimised: Graph, count: int, updates: Mapping[Value, Value], target: Target, choices: Choices | None
+) -> tuple[Lowering, Schedule]:
+    lowering = Lowering(optimised, target, choices)
+    while choices is not None and not lowering.confirmed(choices):
         lowering = Lowering(optimised, target, choices)
-        while choices is not None and not lowering.confirmed(choices):
-            lowering = Lowering(optimised, target, choices)
-        return lowering.finish(len(graph.outputs), list(updates))
+    return lowering, lowering.finish(count, list(updates))
+
+
+def _within(limit: Limit, lowering: Lowering, schedule: Schedule, updates: Mapping[Value, Value]) -> Schedule:
+    """The schedule, recomputing as much as it takes for the plan to keep to the limit. The plan judges: the search
+    knows neither workspaces nor gaps between blocks of the arena, so it is asked for less until the plan fits."""
+    plan_memory(schedule)
+    allowed = limit(schedule)
+    if schedule.arena_bytes <= allowed:
+        return schedule
+    graph, count = lowering.graph, len(lowering.graph.outputs) - len(updates)
+    search = Recomputation(graph, {v for v, s in lowering.slots.items() if s.root.kind != "arena"})
+    best, wanted = schedule, allowed + search.peak - schedule.arena_bytes
+    for _ in range(PLANS):
+        enough = search.reduce(wanted)
+        _, made = _lowered(search.graph(), count, updates, lowering.target, lowering.choices)
+        plan_memory(made)
+        best = min(best, made, key=lambda s: s.arena_bytes)
+        if best.arena_bytes <= allowed:
+            return best
+        if not enough:
+            break
+        wanted = search.peak - max(made.arena_bytes - allowed, search.peak // 200)
+    raise over_budget(best, allowed, best.arena_bytes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,13 @@ from ..ir.node import Value
 from ..types import DType, TensorType
 from . import checkpoint
 from .arena import Arena
-from .buffers import Array, Place, Slab, accept
+from .buffers import Array, Buffer, Place, Slab, accept
 from .checkpoint import Reader
 from .device import Device
 from .device import device as as_device
 from .shards import Shards, open_checkpoint
+
+OFFLOAD_LEAST = 1 << 16  # bytes; reading less than this over the bus costs more time than it saves memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +39,35 @@ class State:
     "parameter_1", ... in order, and modules whose names coincide are told apart as "weight", "weight_1", ...
     seed: what initialisers draw from; each parameter has its own generator, made from the seed and its name, so that
     one more parameter changes none of the others. device: default the process's own.
+    offload: those of the values that live in pinned host memory, such as an optimizer's `state_values`: kernels read
+    and write them there, over the bus. Values smaller than 64 KiB stay on the device.
 
     Raises StateError for equal names, for a Value that is no parameter and for an initialiser of the wrong shape;
     OutOfMemoryError.
     """
 
-    def __init__(self, values: Sequence[Value], *, seed: int = 0, device: Device | str | None = None) -> None:
+    def __init__(
+        self,
+        values: Sequence[Value],
+        *,
+        seed: int = 0,
+        device: Device | str | None = None,
+        offload: Sequence[Value] = (),
+    ) -> None:
         self.device = as_device(device)
         self.seed = _check_seed(seed)
         self.arena = Arena(self.device.memory)
         self._values = _named(values)
         self._names = {value: name for name, value in self._values.items()}
-        slab = Slab([value.type for value in self._values.values()], self.device.memory)
-        self._slab = slab
-        self._places = dict(zip(self._values, slab.places, strict=True))
+        away = _away(self._names, offload)
+        self._places: dict[str, Place] = {}
+        self._buffers: list[Buffer] = []
+        for offloaded in (False, True):
+            names = [name for name, value in self._values.items() if (value in away) is offloaded]
+            slab = Slab([self._values[name].type for name in names], self.device.memory, offloaded)
+            self._buffers.append(slab.buffer)
+            self._places.update(zip(names, slab.places, strict=True))
+        self._places = {name: self._places[name] for name in self._values}
         self._followers = _followers(values)
         for name, value in self._values.items():
             first = value if (leader := _leader(value)) is None else leader
@@ -73,8 +90,13 @@ class State:
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated on the device: every parameter rounded up to 512."""
-        return self._slab.buffer.nbytes
+        """Bytes allocated on the device: every parameter there rounded up to 512."""
+        return self._buffers[0].nbytes
+
+    @property
+    def offloaded_bytes(self) -> int:
+        """Bytes of pinned host memory."""
+        return self._buffers[1].nbytes
 
     def __len__(self) -> int:
         return len(self._values)
@@ -201,6 +223,14 @@ def _free_name(wish: str | None, taken: set[str | None], numbers: dict[str, int]
         name = f"{stem}_{numbers[stem]}"
     taken.add(name)
     return name
+
+
+def _away(held: Container[Value], offload: Sequence[Value]) -> set[Value]:
+    """Values for the host. Raises StateError for one that the State does not hold."""
+    for value in offload:
+        if value not in held:
+            raise StateError(f"offload lists {value!r}, which is not in this State")
+    return {value for value in offload if value.type.nbytes >= OFFLOAD_LEAST}
 
 
 def _leader(value: Value) -> Value | None:
