@@ -27,7 +27,7 @@ from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType, bool_
-from .access import fits, map_onto, parts_of, view_map, views_below
+from .access import fits, is_padded, map_onto, parts_of, view_map, views_below
 from .epilogue import joins_halves, same_elements, sums_rows
 from .plan import Target
 from .region import build_region
@@ -199,7 +199,8 @@ class _Fuser:
                     read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
                     # To write a flag and read it back costs as much as to read two bytes where it is needed.
                     most = 2 if value.dtype is bool_ else INLINE_BYTES
-                    if read > most * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
+                    much = read > most * value.type.nbytes + INLINE_SMALL and not is_padded(value)
+                    if much or cost > INLINE_COST:
                         self.stored.add(value)
                         sources, cost = frozenset((value,)), 0
                 self.sources[value] = (sources, cost)
@@ -284,10 +285,12 @@ class _Fuser:
             if role:
                 return cluster, role
         for v, _ in anchor.reads:
-            if v.size != anchor.size:
+            if v.size < anchor.size:
                 continue
             for cluster in self.readers.get(v, [])[-4:]:
-                if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size:
+                # Rows and columns of a slice of something larger, as of a packed projection, are worth one reading too.
+                alike = v.size == anchor.size or anchor.reduce or cluster.rows or cluster.groups
+                if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size and alike:
                     role = self._role(cluster, anchor)
                     if role:
                         return cluster, role
@@ -376,7 +379,7 @@ class _Fuser:
             return None
         parts = parts_of(anchor.value)
         for part, _ in parts or ():
-            unknown = part not in cluster.members and part not in self.stored
+            unknown = part not in cluster.members and views_below(part)[-1] not in self.stored
             if unknown or part.size != cluster.size or cluster.members.get(part, "full") != "full":
                 return None
         return "parts" if parts else None
