@@ -14,7 +14,6 @@ from .region import Generated
 MOST_CANDIDATES = 32
 VECTOR = 8  # elements of 16 bits that one load takes
 SHORT_ROW = 512  # elements of a row, below which one row cannot occupy a program
-FEW_PARTIALS = 1 << 20  # elements of partial sums that are no work, but one wait for memory
 LEAST_STAGED = 1024  # bytes of a tile that are worth loading ahead
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
 MUCH_LOADED = 8  # bytes for one element, beyond which threads hold fewer elements
@@ -134,16 +133,16 @@ def _floor_power(n: int) -> int:
 
 
 def _column_strips(kernel: Generated, columns: int, target: Target) -> RegionConfig:
-    """Column sums alone: strips of columns, narrow enough that there are several programs for each processor. The few
-    partial sums of a norm's weight are latency alone: every load is under way at once, from as many programs as a
-    sector of 32 bytes allows."""
+    """Column sums alone: strips of columns, narrow enough that there are several programs for each processor. Where
+    there are columns for a few programs alone (the weight of a norm of heads), one wait for memory is all that it
+    should take: strips as narrow as a sector of 32 bytes, every load of one under way at once."""
     width = min(columns, 512)
     while width > 32 and kernel.groups * columns // width < 8 * target.processors:
         width //= 2
+    if 4 * kernel.groups * columns < 32 * target.processors:
+        width = min(columns, 8)
+        tall = max(1, min(power_of_two(kernel.rows), 8192 // width))
+        return RegionConfig(tall, width, min(16, max(1, tall * width // 512)))
     tile = 2048 if width == 64 else 4096
-    if kernel.rows * kernel.columns * kernel.groups <= FEW_PARTIALS:
-        while width > 8 and kernel.groups * columns // width < target.processors:
-            width //= 2
-        tile = 8192
     tall = max(1, min(power_of_two(kernel.rows), tile // width))
     return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))

@@ -28,7 +28,7 @@ from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType, bool_
 from .access import fits, is_padded, map_onto, parts_of, view_map, views_below
-from .epilogue import joins_halves, same_elements, sums_rows
+from .epilogue import joins_halves, same_elements, same_rows, sums_rows
 from .plan import Target
 from .region import build_region
 
@@ -149,6 +149,7 @@ class _Fuser:
                 self._kernel(node)
             elif node in anchors:
                 self._place(anchors[node])
+        self._merge()
         return self._emit()
 
     # ---- 1. what is in memory ----------------------------------------------------------------------------------
@@ -410,7 +411,7 @@ class _Fuser:
                 return False
             if role == "full" and not same_elements(index, cluster.size):
                 return False
-            if role == "row" and (rows is None or not _same_rows(index, *rows)):
+            if role == "row" and (rows is None or not same_rows(index, *rows)):
                 return False
             if role == "column":
                 return False
@@ -432,6 +433,29 @@ class _Fuser:
         cluster.level = max(cluster.level, 1 + max((self._level(v) for v in outside), default=0))
         for v in outside:
             self._read(cluster, v)
+
+    def _merge(self) -> None:
+        """Make one kernel of those that walk equal rows of different values beside one table, as the queries and keys
+        of two projections do with rotary angles, and of the sums of what one kernel has begun to sum. Kernels of one
+        level never wait for one another."""
+        found: dict[tuple[object, ...], list[Cluster]] = {}
+        for cluster in [c for c in self.clusters if c.kind == "region" and (c.rows or c.groups)]:
+            alike = found.setdefault((cluster.level, cluster.rows, cluster.groups), [])
+            makers = {self.cluster_of.get(v) for v in cluster.reads}
+            for other in alike:
+                pointers = len(cluster.reads | other.reads) + len(cluster.members) + len(other.members)
+                shared = any(v.type.nbytes > INLINE_SMALL for v in cluster.reads & other.reads) and cluster.rows
+                begun = cluster.rows is None and makers == {self.cluster_of.get(v) for v in other.reads} != {None}
+                if (shared or begun) and cluster.cost + other.cost <= MAX_COST and pointers < MAX_POINTERS:
+                    other.members |= cluster.members
+                    other.reads |= cluster.reads
+                    other.cost += cluster.cost
+                    other.last = max(other.last, cluster.last)
+                    self.cluster_of |= dict.fromkeys(cluster.members, other)
+                    self.clusters.remove(cluster)
+                    break
+            else:
+                alike.append(cluster)
 
     def _read(self, cluster: Cluster, value: Value) -> None:
         if value not in cluster.reads:
@@ -515,8 +539,3 @@ class _Fuser:
         pairs = zip(node.inputs, self._kernel_operands(node), strict=True)
         return [self._resolve(v, table, base) for v, base in pairs]
 
-
-def _same_rows(index: IndexMap, rows: int, length: int) -> bool:
-    """True if every element of row i reads element i of a value with one element per row."""
-    wanted = IndexMap.dense((rows, 1)).expand((rows, length))
-    return index == wanted or index.reshape((rows, length)) == wanted
