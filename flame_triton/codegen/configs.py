@@ -64,13 +64,18 @@ def _worth(kernel: Generated, config: RegionConfig, target: Target) -> bool:
     """Whether a configuration can be any good: whole vectors, tiles that fit in registers and in shared memory."""
     each = _each(kernel, config)
     held = each * (2 if kernel.double else 1) * (2 + kernel.sums)
-    short = kernel.form == "columns" and kernel.whole_rows and kernel.columns // kernel.pieces < SHORT_ROW
-    if each / kernel.pieces < (VECTOR if short else 4) or held > 2 * TILE_VALUES:
+    if each / kernel.pieces < (VECTOR if _many_short_rows(kernel) else 4) or held > 2 * TILE_VALUES:
         return False
     tile = config.BLOCK_M * config.BLOCK_N * kernel.pieces * kernel.loaded
     if config.num_stages > 1 and ((config.num_stages - 1) * tile > target.shared_bytes * 3 // 4 or tile < LEAST_STAGED):
         return False
     return not (kernel.form == "columns" and config.BLOCK_M * (config.num_stages - 1) >= kernel.rows)
+
+
+def _many_short_rows(kernel: Generated) -> bool:
+    """True if a program walks so many short rows that each thread should load whole vectors of them."""
+    short = kernel.whole_rows and kernel.columns // kernel.pieces < SHORT_ROW
+    return kernel.form == "columns" and short and kernel.rows * kernel.columns // kernel.pieces >= 32 * 16 * VECTOR
 
 
 def _distance(config: RegionConfig, start: RegionConfig) -> int:

@@ -538,4 +538,3 @@ class _Fuser:
     def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:
         pairs = zip(node.inputs, self._kernel_operands(node), strict=True)
         return [self._resolve(v, table, base) for v, base in pairs]
-
