@@ -78,12 +78,6 @@ def parts_of(value: Value) -> list[tuple[Value, IndexMap]] | None:
     return parts if apart and sum(v.size for v, _ in parts) == value.size else None
 
 
-def is_padded(value: Value) -> bool:
-    """True for padded values and for sums of them: the parts of something packed, as far as they are added up."""
-    node = value.node
-    return all(map(is_padded, node.inputs)) if node.op.name == "add" else node.op.name == "pad"
-
-
 def _placed(value: Value) -> tuple[tuple[Value, IndexMap], Bounds] | None:
     """The lowest value below a padded one all of which stands in it, the map from its elements to those of `value`,
     and the box in which they stand."""

@@ -27,7 +27,7 @@ from ..ir.index_map import IndexMap
 from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType, bool_
-from .access import fits, is_padded, map_onto, parts_of, view_map, views_below
+from .access import fits, map_onto, parts_of, view_map, views_below
 from .epilogue import joins_halves, same_elements, same_rows, sums_rows
 from .plan import Target
 from .region import build_region
@@ -128,7 +128,7 @@ class _Fuser:
         self.target = target
         self.operands: dict[tuple[Value, str], Value] = {}
         self.stored: set[Value] = set()  # decided to be anchors or in memory already
-        self.sources: dict[Value, tuple[frozenset[Value], int]] = {}
+        self.sources: dict[Value, tuple[dict[Value, int], int]] = {}
         self.cluster_of: dict[Value, Cluster] = {}
         self.readers: dict[Value, list[Cluster]] = {}
         self.clusters: list[Cluster] = []
@@ -187,30 +187,34 @@ class _Fuser:
             lowering = node.op.lowering
             for value in node.outputs:
                 if value in self.stored or not isinstance(lowering, Pointwise | Generator | View):
-                    self.sources[value] = (frozenset((value,)), 0)
+                    self.sources[value] = ({value: value.size}, 0)
                     continue
                 sources, cost = self._sources(node.inputs)
                 if isinstance(lowering, View):
-                    if cost and cost * (_repeats(node) - 1) > REPEAT_COST:
+                    repeats = _repeats(node)
+                    if cost and cost * (repeats - 1) > REPEAT_COST:
                         base = views_below(value)[-1]
                         self.stored.add(base)
-                        sources, cost = frozenset((base,)), 0
+                        sources, cost = {base: base.size}, 0
+                    if repeats < 1:  # a slice reads its part alone
+                        sources = {v: math.ceil(n * repeats) for v, n in sources.items()}
                 else:
                     cost += lowering.cost
-                    read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
+                    read = sum(min(n, value.size) * v.dtype.itemsize for v, n in sources.items())
                     # To write a flag and read it back costs as much as to read two bytes where it is needed.
                     most = 2 if value.dtype is bool_ else INLINE_BYTES
-                    much = read > most * value.type.nbytes + INLINE_SMALL and not is_padded(value)
-                    if much or cost > INLINE_COST:
+                    if read > most * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
                         self.stored.add(value)
-                        sources, cost = frozenset((value,)), 0
+                        sources, cost = {value: value.size}, 0
                 self.sources[value] = (sources, cost)
 
-    def _sources(self, values: Iterable[Value]) -> tuple[frozenset[Value], int]:
-        sources: frozenset[Value] = frozenset()
+    def _sources(self, values: Iterable[Value]) -> tuple[dict[Value, int], int]:
+        """What the values are computed from, with the elements that are read of each, and the instructions it takes."""
+        sources: dict[Value, int] = {}
         cost = 0
-        for v in set(values):
-            sources |= self.sources[v][0]
+        for v in dict.fromkeys(values):
+            for u, n in self.sources[v][0].items():
+                sources[u] = min(sources.get(u, 0) + n, u.size)
             cost += self.sources[v][1]
         return sources, cost
 
