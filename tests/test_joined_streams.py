@@ -37,7 +37,10 @@ def joined(
     streams: list[list[Value]] = []
     for name, length in zip(STREAMS, tokens, strict=True):
         q, k, v = projected(name, batch, length, heads, width, packed, dtype)
-        q, k = (ft.rms_norm(x, width, ft.input((width,), dtype, name=f"{name}.{n}"), 1e-6) for x, n in ((q, "nq"), (k, "nk")))
+        q, k = (
+            ft.rms_norm(x, width, ft.input((width,), dtype, name=f"{name}.{n}"), 1e-6)
+            for x, n in ((q, "nq"), (k, "nk"))
+        )
         streams.append([q, k, v])
     if style == "sd3":
         return [ft.transpose(ft.concat(parts, 1), (0, 2, 1, 3)) for parts in zip(*streams, strict=True)]

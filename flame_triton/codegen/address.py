@@ -2,8 +2,8 @@
 
 A view whose shape does not split as the space does (24 heads within groups of 108 rows) asks for quotients and
 remainders of a position. They are split first: of (108 g + m) 128 + n the quotient by 128 * 24 is (108 g + m) // 24,
-and the remainder by 128 is n. So one division a row remains where there would be three an element, and what is read side
-by side can be seen to be.
+and the remainder by 128 is n. So one division a row remains where there would be three an element, and what is read
+side by side can be seen to be.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def collapse(space: Space, maps: Sequence[IndexMap]) -> Space:
 
 def _cut_between(index: IndexMap, i: int) -> bool:
     """True if what lies below the last view is cut where dimension i ends."""
-    return len(index.views) > 1 and index.views[-1].strides[i] in row_major(index.views[-2].shape)
+    return any(index.views[-1].strides[i] in row_major(view.shape) for view in index.views[:-1])
 
 
 def _walks_together(view: StridedView, i: int) -> bool:
@@ -317,14 +317,16 @@ class Emitter:
     def _swaps(self, node: Node, index: IndexMap) -> bool:
         """True if the view exchanges the elements of pairs, and both elements of a pair lie in the tile side by side:
         a rotary embedding of interleaved pairs then exchanges them in registers."""
-        swap, view = node.op.lowering.map(node).strided, index.strided  # type: ignore[union-attr]
-        if swap is None or view is None or swap.bounds is not None or view.bounds is not None:
+        swap = node.op.lowering.map(node).strided  # type: ignore[union-attr]
+        if swap is None or swap.bounds is not None or index.masked or self.whole_mask != "ok":
             return False
-        dense = zip(swap.shape, swap.strides, (*row_major(swap.shape)[:-1], -1), strict=True)
-        pairs = swap.shape[-1:] == (2,) and swap.offset == 1 and all(d == 1 or s == r for d, s, r in dense)
-        within = view.shape[-1:] != () and view.shape[-1] % 2 == 0 and view.strides[-1] == 1
-        even = all(s % 2 == 0 for s in view.strides[:-1]) and view.offset % 2 == 0
-        return pairs and within and even and self.whole_mask == "ok"
+        wide = [(d, s) for d, s in zip(swap.shape, swap.strides, strict=True) if d != 1]
+        shape, strides = tuple(d for d, _ in wide), tuple(s for _, s in wide)
+        if shape[-1:] != (2,) or swap.offset != 1 or strides != (*row_major(shape)[:-1], -1):
+            return False
+        whole, _ = self._trace(index)
+        within = self.space.shape[-1] % 2 == 0 and whole.strides[-1] == 1
+        return within and all(s % 2 == 0 for s in (*whole.strides[:-1], whole.offset, *(s for _, s in whole.atoms)))
 
     def _view(self, node: Node, index: IndexMap) -> Term:
         source = node.inputs[0]

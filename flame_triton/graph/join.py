@@ -2,7 +2,7 @@
 
 Joint attention norms the queries of text and of image apart and joins them. Joined first, one kernel reads both
 projections, sums the rows, and writes the joined tensor; what differs from stream to stream (the norm's weight) is
-joined too, a choice by position. What the backward pass asks of a stream's statistics becomes a slice of the joined.
+joined too, a choice by position. The backward pass of a stream sums its rows again, which it reads anyway.
 
 Before: primitives, and concatenations. After: primitives alone. A concatenation whose parts hold no row reduction, or
 were computed in different ways, stays where it was.
@@ -14,45 +14,33 @@ import math
 from collections.abc import Sequence
 
 from ..ir.graph import Graph
-from ..ir.node import Node, Value, derived_from, make, rebuild
-from ..ir.op import Leaf, Pointwise, Reduce, View, call
+from ..ir.node import Node, Value, derived_from, make
+from ..ir.op import Pointwise, Reduce, View, call
 from .decompose import decompose
 
 MOST_PARTS = 4
-STATISTIC = 16  # elements that one of a row's statistics stands for, at least
 
 
 def join(graph: Graph) -> Graph:
     """The graph without concatenations; those of normalised streams stand above the norms."""
     if all(node.op.name != "concat" for node in graph.nodes):
         return graph
-    table: dict[Value, Value] = {}
-    olds: dict[Value, list[Value]] = {}
-    for node in graph.nodes:
-        inputs = tuple(table[v] for v in node.inputs)
-        new = node.outputs if isinstance(node.op.lowering, Leaf) else rebuild(node, inputs).outputs
-        if node.op.name == "concat":
-            with derived_from(node):
-                joined = _Joined()
-                found = joined.above(inputs, node.attrs["axis"])
-            if found is not None:
-                new = (found,)
-                for part, slice_of in joined.statistics.items():
-                    table.update(dict.fromkeys(olds.get(part, ()), slice_of))
-        table.update(zip(node.outputs, new, strict=True))
-        for old, value in zip(node.outputs, new, strict=True):
-            olds.setdefault(value, []).append(old)
-    outputs = tuple(table[v] for v in graph.outputs)
-    return decompose(Graph(tuple(table[v] for v in graph.inputs), outputs))
+
+    def rule(node: Node) -> tuple[Value, ...] | None:
+        if node.op.name != "concat":
+            return None
+        with derived_from(node):
+            found = _Joined().above(node.inputs, node.attrs["axis"])
+        return None if found is None else (found,)
+
+    return decompose(graph.rewrite(rule))
 
 
 class _Joined:
-    """One concatenation on its way up. statistics: what stands for a row's statistics of one stream from now on, a
-    slice of the joined."""
+    """One concatenation on its way up."""
 
     def __init__(self) -> None:
         self._reduced = False
-        self.statistics: dict[Value, Value] = {}
         self._made: dict[tuple[tuple[Value, ...], int], tuple[Value, int]] = {}
 
     def above(self, parts: Sequence[Value], axis: int) -> Value | None:
@@ -68,15 +56,7 @@ class _Joined:
         if known is None:
             known = self._alike(parts, axis) or (make("concat", parts, axis=axis).out, 0)
             self._made[parts, axis] = known
-            if known[1] >= STATISTIC:
-                self._keep(parts, axis, known[0])
         return known
-
-    def _keep(self, parts: tuple[Value, ...], axis: int, joined: Value) -> None:
-        start = 0
-        for part in parts:
-            self.statistics[part] = call("narrow", joined, axis, start, part.shape[axis])
-            start += part.shape[axis]
 
     def _alike(self, parts: tuple[Value, ...], axis: int) -> tuple[Value, int] | None:
         """The joined value computed from joined operands, or None where that cannot be."""

@@ -83,9 +83,12 @@ class _Placement:
                     return None
 
     def _in_rows(self, node: Node, ordered: Value, axes: Axes) -> tuple[Value, ...] | None:
-        """Pointwise work on normed rows, in the order in which they were normed."""
+        """Pointwise work on normed rows, in the order in which they were normed; the gradient of something packed,
+        though, keeps the order in which it is packed."""
         wide = [a for a in axes if ordered.shape[a] != 1]
         if not isinstance(node.op.lowering, Pointwise | View) or (wide and wide[-1] != max(wide)):
+            return None
+        if node.op.name == "pad":
             return None
         with derived_from(node):
             if isinstance(node.op.lowering, Pointwise):
