@@ -82,6 +82,15 @@ def make_space(region: Graph, axes: Sequence[Axis]) -> Space:
     return Space(tuple(axes), tuple(dims))
 
 
+def cut(space: Space, maps: Sequence[IndexMap]) -> Space:
+    """The space with its last dimension split where what lies below a map's last view is: a pair of columns, say, of
+    something larger that is read in part."""
+    last = space.dims[-1][-1]
+    units = {u for m in maps for view in m.views[:-1] for u in row_major(view.shape) if 1 < u < last and last % u == 0}
+    fine = refine([(last // u, u) for u in sorted(units, reverse=True)], last)
+    return Space(space.axes, (*space.dims[:-1], (*space.dims[-1][:-1], *fine)))
+
+
 def collapse(space: Space, maps: Sequence[IndexMap]) -> Space:
     """The space with neighbouring dimensions of one axis merged wherever every map walks both with one stride."""
     shape, owner = space.shape, space.owner
