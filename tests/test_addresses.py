@@ -67,10 +67,10 @@ def test_source_gives_the_map(seed: int) -> None:
     for i, n in enumerate(sizes):
         names[f"a{i}"] = np.arange(n).reshape([-1 if j == i else 1 for j in range(len(sizes))])
     names["tl"] = type("tl", (), {"cast": staticmethod(lambda value, _: value), "int1": bool})
-    exec("\n".join(lines), names)  # noqa: S102
+    exec("\n".join(lines), names)
     want, wanted = index.positions()
-    found = np.broadcast_to(np.asarray(eval(place.text, names)), sizes).reshape(space.shape)  # noqa: S307
-    mask = True if valid is None else eval(valid, names)  # noqa: S307
+    found = np.broadcast_to(np.asarray(eval(place.text, names)), sizes).reshape(space.shape)
+    mask = True if valid is None else eval(valid, names)
     mask = np.broadcast_to(np.asarray(mask), sizes).reshape(space.shape)
     np.testing.assert_array_equal(mask, wanted)
     np.testing.assert_array_equal(np.where(wanted, found, 0), want)
