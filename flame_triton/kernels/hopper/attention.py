@@ -5,6 +5,9 @@ the blocks of keys from the last to the first. A consumer multiplies the queries
 the last probabilities by their values, and takes the exponentials of the one while the other still runs; consumers
 take turns, so that one multiplies while another takes exponentials. Shah et al. 2024.
 
+Tiles that do not fill the last wave can be cut along the keys, see share.py: then sums, maxima and results that are not
+yet divided go to a workspace in float32, and `attention_tail.combine` joins them in order.
+
 Same contract as `portable.attention`, which serves what this kernel does not: see runtime/families/attention.py.
 Sizes as in ops/attention.py; scores in units of log 2.
 """
@@ -23,6 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ..portable.elementary import LN2, LOG2E
+from .share import share, unit, units
 
 # --- what both kinds of warps compute ---
 
@@ -75,28 +79,34 @@ def key_blocks(m, rows, L, limit, low, high, BAND: gl.constexpr, BLOCK_N: gl.con
 @gluon.jit
 def _load(
     q_desc, k_desc, v_desc, q_tiles, k_ring, v_ring, bars, lengths_ptr, low, high, batch, heads, L, S,
-    GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, BAND: gl.constexpr, TOGETHER: gl.constexpr,
+    GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, BAND: gl.constexpr, TOGETHER: gl.constexpr, SPLIT: gl.constexpr,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """The queries of every tile of this program, and its keys and values, last block first."""
+    """The queries of every unit of this program, and its keys and values, last block first."""
     q_full, q_empty, k_full, k_empty, v_full, v_empty, turn = bars
     BLOCK_M: gl.constexpr = 64 * CONSUMERS
     blocks = gl.cdiv(L, BLOCK_M)
     count = 0
-    tiles = 0
-    for tile in range(gl.program_id(0), batch * heads * blocks, gl.num_programs(0)):
+    tiles = batch * heads * blocks
+    depth = gl.cdiv(S, BLOCK_N)
+    whole, cut_begin, cut_end = share(tiles, depth, SPLIT)
+    for i in range(units(whole, cut_begin, cut_end, depth, SPLIT)):
+        tile, first, last = unit(i, tiles, whole, cut_begin, cut_end, depth, SPLIT)
         at, block = place(tile, blocks, batch * heads, TOGETHER)
         b = at // heads
         h = at % heads
         m = block * BLOCK_M
         limit = taking_part(lengths_ptr, b, S, HAS_LENGTHS)
         begin, inner, outer, end = key_blocks(m, BLOCK_M, L, limit, low, high, BAND, BLOCK_N)
+        if SPLIT:
+            begin = depth - last
+            end = depth - first
         for c in gl.static_range(CONSUMERS):
-            mbarrier.wait(q_empty.index(c), (tiles & 1) ^ 1)
+            mbarrier.wait(q_empty.index(c), (i & 1) ^ 1)
             mbarrier.expect(q_full.index(c), q_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(q_desc, [b, h, m + c * 64, 0], q_full.index(c), q_tiles.index(c))
-        for i in range(end - begin):
-            n = (end - 1 - i) * BLOCK_N
+        for j in range(end - begin):
+            n = (end - 1 - j) * BLOCK_N
             stage = count % STAGES
             phase = (count // STAGES & 1) ^ 1
             mbarrier.wait(k_empty.index(stage), phase)
@@ -106,7 +116,6 @@ def _load(
             mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
             tma.async_copy_global_to_shared(v_desc, [b, h // GROUP, n, 0], v_full.index(stage), v_ring.index(stage))
             count += 1
-        tiles += 1
 
 
 # --- a consumer ---
@@ -149,7 +158,7 @@ def _softmax(
 
 @gluon.jit
 def _walk(
-    acc, p, total, peak, count, tiles, first, last, q, k_ring, v_ring, bars, b, h, m, L, limit, bias, mask, low, high,
+    acc, p, total, peak, count, done, first, last, q, k_ring, v_ring, bars, b, h, m, L, limit, bias, mask, low, high,
     consumer: gl.constexpr, SCALE: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_MASK: gl.constexpr, BAND: gl.constexpr,
     MASKED: gl.constexpr, TURNS: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     DTYPE: gl.constexpr, SCORES: gl.constexpr, OUT: gl.constexpr, LEFT: gl.constexpr,
@@ -164,7 +173,7 @@ def _walk(
         stage = count % STAGES
         mbarrier.wait(k_full.index(stage), count // STAGES & 1)
         if TURNS:
-            mbarrier.wait(turn.index(consumer), (count - tiles + (0 if consumer == 0 else 1)) & 1)
+            mbarrier.wait(turn.index(consumer), (count - done + (0 if consumer == 0 else 1)) & 1)
         zero = gl.zeros((64, BLOCK_N), gl.float32, SCORES)
         k = k_ring.index(stage).reshape([BLOCK_N, D]).permute((1, 0))
         s = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
@@ -189,12 +198,13 @@ def _walk(
 @gluon.jit
 def _attend(
     consumer: gl.constexpr, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask,
-    low, high, batch, heads, L, S,
+    low, high, batch, heads, L, S, work_ptr, sums_ptr,
     SCALE: gl.constexpr, EVEN: gl.constexpr, HAS_LENGTHS: gl.constexpr, HAS_BIAS: gl.constexpr,
-    HAS_MASK: gl.constexpr, BAND: gl.constexpr, TURNS: gl.constexpr, TOGETHER: gl.constexpr,
+    HAS_MASK: gl.constexpr, BAND: gl.constexpr, TURNS: gl.constexpr, TOGETHER: gl.constexpr, SPLIT: gl.constexpr,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SHARED_OUT: gl.constexpr,
+    Q_IN_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """64 rows of every tile of this program."""
+    """64 rows of every unit of this program."""
     q_full, q_empty, k_full, k_empty, v_full, v_empty, turn = bars
     DTYPE: gl.constexpr = q_tiles.dtype
     D: gl.constexpr = q_tiles.shape[4]
@@ -206,9 +216,12 @@ def _attend(
     ROWS: gl.constexpr = gl.SliceLayout(1, SCORES)
     blocks = gl.cdiv(L, BLOCK_M)
     count = 0
-    tiles = 0
-    q = q_tiles.index(consumer).reshape([64, D])
-    for tile in range(gl.program_id(0), batch * heads * blocks, gl.num_programs(0)):
+    QUERIES: gl.constexpr = gl.DotOperandLayout(0, SCORES, 2)
+    tiles = batch * heads * blocks
+    depth = gl.cdiv(S, BLOCK_N)
+    whole, cut_begin, cut_end = share(tiles, depth, SPLIT)
+    for i in range(units(whole, cut_begin, cut_end, depth, SPLIT)):
+        tile, first, last = unit(i, tiles, whole, cut_begin, cut_end, depth, SPLIT)
         at, block = place(tile, blocks, batch * heads, TOGETHER)
         b = at // heads
         h = at % heads
@@ -216,9 +229,16 @@ def _attend(
         m = m0 + consumer * 64 + gl.arange(0, 64, ROWS)
         limit = taking_part(lengths_ptr, b, S, HAS_LENGTHS)
         begin, inner, outer, end = key_blocks(m0, BLOCK_M, L, limit, low, high, BAND, BLOCK_N)
-        mbarrier.wait(q_full.index(consumer), tiles & 1)
+        if SPLIT:
+            begin = depth - last
+            end = depth - first
+        mbarrier.wait(q_full.index(consumer), i & 1)
         stage = count % STAGES
         mbarrier.wait(k_full.index(stage), count // STAGES & 1)
+        q = q_tiles.index(consumer).reshape([64, D])
+        if Q_IN_REGISTERS:
+            q = q.load(QUERIES)
+            mbarrier.arrive(q_empty.index(consumer))
         zero = gl.zeros((64, BLOCK_N), gl.float32, SCORES)
         k = k_ring.index(stage).reshape([BLOCK_N, D]).permute((1, 0))
         s = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
@@ -236,7 +256,7 @@ def _attend(
         if BAND > 0:
             down_to = gl.maximum(outer, begin)
             acc, p, total, peak, count = _walk(
-                acc, p, total, peak, count, tiles, upper, down_to, q, k_ring, v_ring, bars, b, h, m, L, limit, bias,
+                acc, p, total, peak, count, i, upper, down_to, q, k_ring, v_ring, bars, b, h, m, L, limit, bias,
                 mask, low, high, consumer, SCALE, HAS_BIAS, HAS_MASK, BAND, True, TURNS, CONSUMERS, BLOCK_N, STAGES,
                 DTYPE, SCORES, OUT, LEFT,
             )  # fmt: skip
@@ -245,17 +265,17 @@ def _attend(
         if BAND > 1:
             lower = gl.minimum(gl.maximum(inner, begin), upper + 1)
         acc, p, total, peak, count = _walk(
-            acc, p, total, peak, count, tiles, upper, lower, q, k_ring, v_ring, bars, b, h, m, L, limit, bias, mask,
+            acc, p, total, peak, count, i, upper, lower, q, k_ring, v_ring, bars, b, h, m, L, limit, bias, mask,
             low, high, consumer, SCALE, HAS_BIAS, HAS_MASK, BAND, False, TURNS, CONSUMERS, BLOCK_N, STAGES, DTYPE,
             SCORES, OUT, LEFT,
         )  # fmt: skip
         if BAND > 1:
             acc, p, total, peak, count = _walk(
-                acc, p, total, peak, count, tiles, lower - 1, begin, q, k_ring, v_ring, bars, b, h, m, L, limit, bias,
+                acc, p, total, peak, count, i, lower - 1, begin, q, k_ring, v_ring, bars, b, h, m, L, limit, bias,
                 mask, low, high, consumer, SCALE, HAS_BIAS, HAS_MASK, BAND, True, TURNS, CONSUMERS, BLOCK_N,
                 STAGES, DTYPE, SCORES, OUT, LEFT,
             )  # fmt: skip
-        if not SHARED_OUT:
+        if not SHARED_OUT and not Q_IN_REGISTERS:
             mbarrier.arrive(q_empty.index(consumer))
         stage = count % STAGES
         mbarrier.wait(v_full.index(stage), count // STAGES & 1)
@@ -263,20 +283,29 @@ def _attend(
         empty = total == 0.0
         safe = gl.where(empty, 1.0, total)
         lse = gl.where(empty, -float("inf"), peak * LN2 + gl.log2(safe) * LN2)
-        gl.store(lse_ptr + at.to(gl.int64) * L + m, lse, mask=m < L)
         acc = warpgroup_mma_wait(0, (acc,))
         mbarrier.arrive(v_empty.index(stage))
-        count += 1
-        acc = acc * gl.convert_layout(1.0 / safe, gl.SliceLayout(1, OUT))[:, None]
-        out = o_tiles.index(consumer)
-        tma.store_wait(0)
-        out.reshape([64, DV]).store(acc.to(DTYPE))
-        fence_async_shared()
-        tma.async_copy_shared_to_global(o_desc, [b, h, m0 + consumer * 64, 0], out)
-        if SHARED_OUT:
+        if SPLIT and i >= whole:
+            slot = 2 * gl.program_id(0) + i - whole
+            row = slot * BLOCK_M + consumer * 64
+            gl.store(sums_ptr + slot * (2 * BLOCK_M) + (m - m0), peak)
+            gl.store(sums_ptr + slot * (2 * BLOCK_M) + BLOCK_M + (m - m0), total)
+            r = gl.arange(0, 64, gl.SliceLayout(1, OUT))[:, None]
+            e = gl.arange(0, DV, gl.SliceLayout(0, OUT))[None, :]
+            gl.store(work_ptr + (row + r) * DV + e, acc)
+        else:
+            gl.store(lse_ptr + at.to(gl.int64) * L + m, lse, mask=m < L)
+            acc = acc * gl.convert_layout(1.0 / safe, gl.SliceLayout(1, OUT))[:, None]
+            out = o_tiles.index(consumer)
             tma.store_wait(0)
+            out.reshape([64, DV]).store(acc.to(DTYPE))
+            fence_async_shared()
+            tma.async_copy_shared_to_global(o_desc, [b, h, m0 + consumer * 64, 0], out)
+            if SHARED_OUT:
+                tma.store_wait(0)
+        if SHARED_OUT:
             mbarrier.arrive(q_empty.index(consumer))
-        tiles += 1
+        count += 1
     tma.store_wait(0)
 
 
@@ -285,10 +314,11 @@ def _attend(
 
 @gluon.jit
 def attention_forward(
-    q_desc, k_desc, v_desc, o_desc, lse_ptr, lengths_ptr, bias, mask, low, high, batch, heads, L, S,
+    q_desc, k_desc, v_desc, o_desc, lse_ptr, lengths_ptr, bias, mask, low, high, batch, heads, L, S, work_ptr, sums_ptr,
     SCALE: gl.constexpr, EVEN: gl.constexpr, GROUP: gl.constexpr, HAS_LENGTHS: gl.constexpr, HAS_BIAS: gl.constexpr,
     HAS_MASK: gl.constexpr, BAND: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-    TURNS: gl.constexpr, TOGETHER: gl.constexpr, SHARED_OUT: gl.constexpr, REGISTERS: gl.constexpr,
+    TURNS: gl.constexpr, TOGETHER: gl.constexpr, SPLIT: gl.constexpr, SHARED_OUT: gl.constexpr,
+    Q_IN_REGISTERS: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """o, dense [B, L, H, Ev], and lse, dense [B, H, L], float32.
 
@@ -296,7 +326,11 @@ def attention_forward(
     [1, 1, BLOCK_N, D], o as [B, H, L, Ev] in blocks [1, 1, 64, D]; D is a power of two >= E. bfloat16 or float16.
     bias, mask: (pointer, four strides) or (); lengths_ptr: dense [B], read if HAS_LENGTHS. SCALE > 0.
     EVEN: no block of keys is ever partial. TURNS: consumers multiply in turn. SHARED_OUT: results leave through the
-    memory of the queries. Launch any number of programs, with num_warps=4.
+    memory of the queries. Q_IN_REGISTERS: that is where products take the queries from, not with SHARED_OUT. Launch
+    any number of programs, with num_warps=4.
+
+    SPLIT (without band and lengths): the tiles % programs last tiles are cut along the keys. work_ptr, float32
+    [2 * programs, tile rows, D], and sums_ptr, float32 [2 * programs, 2, tile rows], receive their parts.
     """
     q_tiles = gl.allocate_shared_memory(q_desc.dtype, [CONSUMERS] + q_desc.block_type.shape, q_desc.layout)
     k_ring = gl.allocate_shared_memory(k_desc.dtype, [STAGES] + k_desc.block_type.shape, k_desc.layout)
@@ -328,17 +362,17 @@ def attention_forward(
             [
                 (_attend, (
                     0, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
-                    batch, heads, L, S, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS, TOGETHER, CONSUMERS,
-                    BLOCK_N, STAGES, SHARED_OUT,
+                    batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_attend, (
                     1, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
-                    batch, heads, L, S, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS, TOGETHER, CONSUMERS,
-                    BLOCK_N, STAGES, SHARED_OUT,
+                    batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_load, (
                     q_desc, k_desc, v_desc, q_tiles, k_ring, v_ring, bars, lengths_ptr, low, high, batch, heads, L, S,
-                    GROUP, HAS_LENGTHS, BAND, TOGETHER, CONSUMERS, BLOCK_N, STAGES,
+                    GROUP, HAS_LENGTHS, BAND, TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES,
                 )),
             ],
             [4, 1],
@@ -349,22 +383,22 @@ def attention_forward(
             [
                 (_attend, (
                     0, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
-                    batch, heads, L, S, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS, TOGETHER, CONSUMERS,
-                    BLOCK_N, STAGES, SHARED_OUT,
+                    batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_attend, (
                     1, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
-                    batch, heads, L, S, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS, TOGETHER, CONSUMERS,
-                    BLOCK_N, STAGES, SHARED_OUT,
+                    batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_attend, (
                     2, o_desc, lse_ptr, q_tiles, k_ring, v_ring, o_tiles, bars, lengths_ptr, bias, mask, low, high,
-                    batch, heads, L, S, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS, TOGETHER, CONSUMERS,
-                    BLOCK_N, STAGES, SHARED_OUT,
+                    batch, heads, L, S, work_ptr, sums_ptr, SCALE, EVEN, HAS_LENGTHS, HAS_BIAS, HAS_MASK, BAND, TURNS,
+                    TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES, SHARED_OUT, Q_IN_REGISTERS,
                 )),
                 (_load, (
                     q_desc, k_desc, v_desc, q_tiles, k_ring, v_ring, bars, lengths_ptr, low, high, batch, heads, L, S,
-                    GROUP, HAS_LENGTHS, BAND, TOGETHER, CONSUMERS, BLOCK_N, STAGES,
+                    GROUP, HAS_LENGTHS, BAND, TOGETHER, SPLIT, CONSUMERS, BLOCK_N, STAGES,
                 )),
             ],
             [4, 4, 1],

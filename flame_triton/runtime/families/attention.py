@@ -26,15 +26,20 @@ def attention(lowering: Lowering, node: Node) -> None:
     call = Call(lowering, node)
     problem, target = call.problem, lowering.target
     hopper = hopper_attention.serves(call) and hopper_configs.serves_forward(problem)
-    config: Config | HopperForward = lowering.choose(
-        node, "attention", {**call.facts("forward"), "hopper": hopper},
-        lambda: [
-            *(hopper_configs.forward_configs(problem, call.band > 0) if hopper else ()),
-            *attention_configs.candidates(problem, "forward", target.arch)[: 4 if hopper else None],
-        ],
-        lambda: hopper_configs.forward_heuristic(problem, call.band > 0) if hopper and hopper_attention.large(problem)
-        else attention_configs.heuristic(problem, "forward", target.interpreted, target.arch),
-    )  # fmt: skip
+    uneven = hopper_attention.uneven(call)
+
+    def candidates() -> list[Config | HopperForward]:
+        portable = attention_configs.candidates(problem, "forward", target.arch)
+        if not hopper:
+            return [*portable]
+        return [*hopper_configs.forward_configs(problem, uneven, target.processors), *portable[:4]]
+
+    def heuristic() -> Config | HopperForward:
+        if hopper and hopper_attention.large(problem):
+            return hopper_configs.forward_heuristic(problem, uneven, target.processors)
+        return attention_configs.heuristic(problem, "forward", target.interpreted, target.arch)
+
+    config = lowering.choose(node, "attention", {**call.facts("forward"), "hopper": hopper}, candidates, heuristic)
     if isinstance(config, HopperForward):
         hopper_attention.forward(call, config)
         return

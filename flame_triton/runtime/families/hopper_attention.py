@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...graph.plan import Argument, Descriptor, KernelRef, Operand, Slot
 from ...ir.node import Value
 from ...kernels.hopper import attention_configs as configs
-from ...kernels.hopper.attention_configs import BLOCK_N, HopperForward
+from ...kernels.hopper.attention_configs import BLOCK_N, HopperBackward, HopperForward
 from ...kernels.portable.attention_configs import Problem
 from ...types import DType, float32, int32
 from .attention_call import Call
@@ -16,6 +16,8 @@ _FORWARD = KernelRef("flame_triton.kernels.hopper.attention", "attention_forward
 _BACKWARD = KernelRef("flame_triton.kernels.hopper.attention_backward", "attention_backward")
 _PREPARE = KernelRef("flame_triton.kernels.hopper.attention_tail", "prepare")
 _FINISH = KernelRef("flame_triton.kernels.hopper.attention_tail", "finish")
+_COMBINE = KernelRef("flame_triton.kernels.hopper.attention_tail", "combine")
+_ADD_PARTS = KernelRef("flame_triton.kernels.hopper.attention_tail", "add_parts")
 
 _ROWS = 64  # queries and keys from which the kernels' start pays
 
@@ -81,10 +83,15 @@ def _masks(call: Call) -> tuple[Argument, Argument, Argument]:
     return lengths, call.extras.get("bias", ()), call.extras.get("mask", ())
 
 
+def uneven(call: Call) -> bool:
+    """True if blocks of queries see different numbers of keys."""
+    return call.band > 0 or "lengths" in call.extras
+
+
 def _constants(call: Call, even: bool) -> dict[str, object]:
     return {
         "SCALE": call.node.attrs["scale"],
-        "EVEN": even and not call.band and "lengths" not in call.extras,
+        "EVEN": even and not uneven(call),
         "GROUP": call.problem.heads // call.problem.kv_heads,
         "HAS_LENGTHS": "lengths" in call.extras,
         "HAS_BIAS": "bias" in call.extras,
@@ -94,16 +101,22 @@ def _constants(call: Call, even: bool) -> dict[str, object]:
 
 
 def forward(call: Call, config: HopperForward) -> None:
-    """One launch."""
+    """One launch; a second one where the last tiles are cut along the keys."""
     lowering, node, problem = call.lowering, call.node, call.problem
     q, k, v = node.inputs[:3]
     o, lse = node.outputs
+    width, processors = configs.width_of(problem), lowering.target.processors
+    programs, cut = config.programs(problem, processors), config.cut(problem, processors)
+    rows = 2 * programs * config.block_m
+    work = [Slot("arena", rows * width * 4), Slot("arena", 2 * rows * 4)] if cut else []
+    unused = lowering.slot(q)
+    pointers = _pointers(work or [unused, unused], (float32, float32))
+    results = [Operand(lowering.slots[x], x.dtype) for x in (o, lse)]
     lowering.emit(
-        node, _FORWARD, (config.programs(problem, lowering.target.processors),),
+        node, _FORWARD, (programs,),
         [
             _read(call, q, 64), _read(call, k, config.BLOCK_N), _read(call, v, config.BLOCK_N), _result(call, o, 64),
-            Operand(lowering.slots[lse], lse.dtype), *_masks(call), *call.bounds,
-            problem.batch, problem.heads, problem.L, problem.S,
+            results[1], *_masks(call), *call.bounds, problem.batch, problem.heads, problem.L, problem.S, *pointers,
         ],
         {
             **_constants(call, problem.S % config.BLOCK_N == 0),
@@ -112,12 +125,24 @@ def forward(call: Call, config: HopperForward) -> None:
             "STAGES": config.STAGES,
             "TURNS": config.TURNS,
             "TOGETHER": config.TOGETHER,
+            "SPLIT": bool(cut),
             "SHARED_OUT": config.SHARED_OUT,
+            "Q_IN_REGISTERS": config.Q_IN_REGISTERS,
             "REGISTERS": config.registers,
         },
-        {"num_warps": 4}, [lowering.slot(x) for x in node.inputs], [lowering.slots[x] for x in (o, lse)],
+        config.options, [lowering.slot(x) for x in node.inputs], [*(lowering.slots[x] for x in (o, lse)), *work],
         "hopper attention",
     )  # fmt: skip
+    if cut:
+        lowering.emit(
+            node, _COMBINE, (cut, config.block_m // 16),
+            [*pointers, *results, programs, config.tiles(problem), problem.heads, problem.L],
+            {
+                "DEPTH": config.depth(problem), "PARTS": configs.parts(programs, cut), "TILE_M": config.block_m,
+                "BLOCK_L": 16, "E": problem.E, "BLOCK_E": width,
+            },
+            {"num_warps": 4}, work, [lowering.slots[x] for x in (o, lse)], "hopper attention, cut tiles",
+        )  # fmt: skip
 
 
 class _Work:
@@ -142,57 +167,83 @@ class _Work:
 
 
 def backward(call: Call) -> None:
-    """Three launches: statistics in the form that TMA takes, the gradients, and dq rounded."""
+    """Statistics in the form that TMA takes, the gradients, dk and dv of tiles that were cut, and dq rounded."""
     lowering, node, problem = call.lowering, call.node, call.problem
     ordered = getattr(lowering, "deterministic", True)
-    banded = call.band > 0
+    processors = lowering.target.processors
     config = lowering.choose(
         node, "attention", {**call.facts("backward"), "ordered": ordered},
-        lambda: configs.backward_configs(problem, banded), lambda: configs.backward_heuristic(problem, banded),
+        lambda: configs.backward_configs(problem, uneven(call), processors, ordered),
+        lambda: configs.backward_heuristic(problem, uneven(call), processors),
     )  # fmt: skip
-    q, k, v, g, lse, delta = node.inputs[:6]
-    dq, dk, dv = node.outputs
+    dq, *_ = node.outputs
     work = _Work(problem, config.BLOCK_M)
-    heads, width = problem.batch * problem.heads, configs.width_of(problem)
-    sizes = (problem.batch, problem.kv_heads, problem.L, problem.S)
-    inputs = [lowering.slot(x) for x in node.inputs]
-    zero = not ordered or banded or "lengths" in call.extras
-    tile = {"E": problem.E, "BLOCK_L": 64, "BLOCK_E": width}
+    heads = problem.batch * problem.heads
+    tile = {"E": problem.E, "BLOCK_L": 64, "BLOCK_E": configs.width_of(problem)}
+    lse, delta = node.inputs[4:6]
     lowering.emit(
         node, _PREPARE, (-(-work.rows // 64), heads),
         [call.whole(lse), call.whole(delta), *_pointers(work.slots, (float32, float32, int32, float32)),
          problem.heads, problem.L, work.rows, work.blocks],
-        {**tile, "ZERO": zero}, {"num_warps": 4}, inputs, work.slots, "hopper attention, row statistics",
+        {**tile, "ZERO": not ordered or uneven(call)}, {"num_warps": 4}, [lowering.slot(x) for x in node.inputs],
+        work.slots, "hopper attention, row statistics",
     )  # fmt: skip
-    sums = Descriptor(
-        Operand(work.dq, float32), (problem.batch, problem.heads, problem.L, problem.E),
-        (problem.heads * problem.L * problem.E, problem.L * problem.E, problem.E, 1),
-        (1, 1, 64, config.dq_width(width)),
-    )  # fmt: skip
-    lowering.emit(
-        node, _BACKWARD, (config.programs(problem, lowering.target.processors),),
-        [
-            _read(call, q, config.BLOCK_M), _read(call, k, 64), _read(call, v, 64),
-            _read(call, g, config.BLOCK_M, rows_first=True), work.statistic(work.lse), work.statistic(work.delta), sums,
-            _result(call, dk, 64), _result(call, dv, 64), Operand(work.counters, int32), *_masks(call), *call.bounds,
-            *sizes,
-        ],
-        {
-            **_constants(call, problem.S % BLOCK_N == 0),
-            "ORDERED": ordered,
-            "BLOCK_M": config.BLOCK_M,
-            "STAGES": config.STAGES,
-            "SLOTS": config.SLOTS,
-        },
-        {"num_warps": 4}, [*inputs, *work.slots], [lowering.slots[dk], lowering.slots[dv], work.dq, work.counters],
-        "hopper attention backward",
-    )  # fmt: skip
+    _emit_backward(call, config, work, ordered)
     lowering.emit(
         node, _FINISH, (-(-problem.L // 64), heads),
         [Operand(work.dq, float32), Operand(lowering.slots[dq], dq.dtype), problem.heads, problem.L],
         {"SCALE": node.attrs["scale"], **tile}, {"num_warps": 4}, [work.dq], [lowering.slots[dq]],
         "hopper attention, dq rounded",
     )  # fmt: skip
+
+
+def _emit_backward(call: Call, config: HopperBackward, work: _Work, ordered: bool) -> None:
+    """The pass over the scores, and what joins the parts of cut tiles."""
+    lowering, node, problem = call.lowering, call.node, call.problem
+    q, k, v, g = node.inputs[:4]
+    results = node.outputs[1:]
+    width, processors = configs.width_of(problem), lowering.target.processors
+    programs, cut = config.programs(problem, processors), config.cut(problem, processors)
+    cut_work = [Slot("arena", 2 * programs * 2 * BLOCK_N * width * 4)] if cut else []
+    cut_pointer = Operand(cut_work[0] if cut else lowering.slot(q), float32)
+    written = [lowering.slots[x] for x in results]
+    sums = Descriptor(
+        Operand(work.dq, float32), (problem.batch, problem.heads, problem.L, problem.E),
+        (problem.heads * problem.L * problem.E, problem.L * problem.E, problem.E, 1),
+        (1, 1, 64, config.dq_width(width)),
+    )  # fmt: skip
+    lowering.emit(
+        node, _BACKWARD, (programs,),
+        [
+            _read(call, q, config.BLOCK_M), _read(call, k, 64), _read(call, v, 64),
+            _read(call, g, config.BLOCK_M, rows_first=True), work.statistic(work.lse), work.statistic(work.delta), sums,
+            *(_result(call, x, 64) for x in results), Operand(work.counters, int32), *_masks(call), *call.bounds,
+            problem.batch, problem.kv_heads, problem.L, problem.S, cut_pointer,
+        ],
+        {
+            **_constants(call, problem.S % BLOCK_N == 0),
+            "ORDERED": ordered,
+            "SPLIT": bool(cut),
+            "TOGETHER": config.TOGETHER,
+            "BLOCK_M": config.BLOCK_M,
+            "STAGES": config.STAGES,
+            "SLOTS": config.SLOTS,
+        },
+        {"num_warps": 4}, [*map(lowering.slot, node.inputs), *work.slots],
+        [*written, work.dq, work.counters, *cut_work], "hopper attention backward",
+    )  # fmt: skip
+    if cut:
+        lowering.emit(
+            node, _ADD_PARTS, (cut, BLOCK_N // 16, 2),
+            [cut_pointer, *(Operand(slot, x.dtype) for slot, x in zip(written, results, strict=True)), programs,
+             config.tiles(problem), problem.batch * problem.kv_heads, problem.kv_heads, problem.S],
+            {
+                "TOGETHER": config.TOGETHER, "SCALE": node.attrs["scale"], "DEPTH": config.depth(problem),
+                "PARTS": configs.parts(programs, cut),
+                "TILE_N": BLOCK_N, "BLOCK_S": 16, "E": problem.E, "BLOCK_E": width,
+            },
+            {"num_warps": 4}, cut_work, written, "hopper attention backward, cut tiles",
+        )  # fmt: skip
 
 
 def _pointers(slots: Sequence[Slot], dtypes: Sequence[DType]) -> list[Operand]:
