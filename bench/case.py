@@ -146,7 +146,7 @@ class KernelCase(Case):
     opponents: further torch functions by name. modes: how torch.compile takes part (see opponents.MODES).
     bare: ours without what is fused into it. axes: results are permuted so, ours and theirs, so that none is copied.
     exact: the reference in float64 as a function of float64 tensors, where `theirs` would not do.
-    tolerance: default by the dtype of the results.
+    deterministic: as ft.compile takes it. tolerance: default by the dtype of the results.
     """
 
     name: str
@@ -167,6 +167,7 @@ class KernelCase(Case):
     bar: str = ""
     aims: Aims = field(default_factory=Aims)
     tolerance: float | None = None
+    deterministic: bool = True
 
     def build(self, function: Function | None = None) -> Ours:
         values = {n: ft.parameter(a.shape, a.dtype, name=n) for n, a in self.arrays.items()}
@@ -207,7 +208,7 @@ class Replayed:
     """A program of ours as the harness runs it: operands are parameters of its State and results stay where they are
     made, so that what is timed is the replay of the captured launches and no copy."""
 
-    def __init__(self, ours: Ours, tensors: Mapping[str, Tensor], device: str) -> None:
+    def __init__(self, ours: Ours, tensors: Mapping[str, Tensor], device: str, deterministic: bool = True) -> None:
         held = [*ours.values.values(), *ours.saved, *ours.more]
         self.captured = device == "cuda"
         self.state = ft.State(held, device=device)
@@ -218,7 +219,9 @@ class Replayed:
             self.state.set(value, tensors[name])
         if ours.saved:
             ft.compile([], state=self.state, updates=ours.saved, device=device)()
-        self.program = ft.compile(ours.outputs, state=self.state, updates=ours.updates, device=device)
+        self.program = ft.compile(
+            ours.outputs, state=self.state, updates=ours.updates, device=device, deterministic=deterministic
+        )
         self.outputs: list[Tensor] = []
 
     def __call__(self) -> None:
@@ -264,7 +267,7 @@ class KernelSession(Session):
         self.tolerance = case.tolerance or max(TOLERANCE[v.dtype.name] for v in results)
 
     def ours(self) -> dict[str, Run]:
-        found = {"ours": Replayed(self.built, self.tensors, self.device).run()}
+        found = {"ours": Replayed(self.built, self.tensors, self.device, self.case.deterministic).run()}
         if self.case.bare is not None:
             found["bare"] = Replayed(self.case.build(self.case.bare), self.tensors, self.device).run()
         return found

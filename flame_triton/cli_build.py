@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +42,7 @@ def build(
     heads: Annotated[int, typer.Option(min=1, help="digits: attention heads.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="digits: images a step.")] = 64,
     dtype: Annotated[str, typer.Option(help="digits: of the computation.")] = "float32",
+    fast: Annotated[bool, typer.Option("--fast", help="As ft.compile(..., deterministic=False) has them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compile every kernel of a program for a GPU that need not be there; show registers, spills and shared memory.
@@ -58,7 +59,7 @@ def build(
     from .runtime.launch import distinct
     from .runtime.lower import lower
 
-    chosen, start = _target(target, processors, shared), time.perf_counter()
+    chosen, start = replace(_target(target, processors, shared), deterministic=not fast), time.perf_counter()
     say = Console(stderr=as_json, no_color=config.no_color())
     schedule = lower(graph, updates, chosen)
     launches, lowered = schedule.launches, time.perf_counter() - start

@@ -55,6 +55,7 @@ def tune_graph(
     device: Annotated[str, typer.Option(help="Which GPU: cuda, cuda:1.")] = "cuda",
     only: Annotated[str, typer.Option(metavar="FAMILY", help="Only problems of this family: matmul, region.")] = "",
     workers: Annotated[int | None, typer.Option(min=1, help="Compiling processes. Default: one per core.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Kernels of ft.compile(..., deterministic=False).")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the distinct kernel problems of a graph and store every result.
@@ -77,7 +78,7 @@ def tune_graph(
     if chosen.kind != "cuda":
         raise DeviceError(f"tuning measures kernels on an NVIDIA GPU, not on {chosen}")
     say = _console(stderr=as_json)
-    bench = DeviceBench(chosen, workers)
+    bench = DeviceBench(chosen, workers, deterministic=not fast)
     try:
         found = [t for t in tasks(*step_of(target), bench.target) if t.problem.family.startswith(only)]
         say.print(f"{len(found)} distinct problems, {bench.workers} compiling processes, {bench.device}")

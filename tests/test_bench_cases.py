@@ -23,7 +23,7 @@ FULL = {case.name: case for case in registry(Scale())}
 ROWS = [
     "4608x3072x9216 nt", "4608x3072x12288 nt", "4608x12288x3072 nt", "4608x12288x3072 nn", "12288x4608x3072 tn",
     "4096x1280x10240 nt", "16384x640x640 nt", "8192x8192x8192 nn",
-    *(f"attention {size} {way}" for way in ("fwd", "bwd") for size in (
+    *(f"attention {size} {way}" for way in ("fwd", "bwd", "bwd, in any order") for size in (
         "1x24x4608x128", "2x16x8192x128", "2x16x8192x128 causal", "2x24x4429x64", "4x10x4096x64",
         "4x10x4096x77x64 cross")),
     *(f"conv 3x3 {size} {way}" for way in ("fwd", "dgrad", "wgrad") for size in (

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 import flame_triton as ft
-from bench.case import Aims, Array, KernelCase, Scale
+from bench.case import Aims, Array, Function, KernelCase, Scale
+from bench.cases.norm import turned
 from flame_triton import Value
 
 ROWS = [
@@ -23,6 +25,7 @@ ROWS = [
     ("4x10x4096x64", (4, 10, 4096, 4096, 64), False, "cuDNN 462 TFLOP/s", "cuDNN 438 TFLOP/s"),
     ("4x10x4096x77x64 cross", (4, 10, 4096, 77, 64), False, "cuDNN 108 TFLOP/s", "cuDNN 53 TFLOP/s"),
 ]
+GROUPS = [("1x24x4608x128", (1, 24, 4608, 128)), ("2x24x4429x64", (2, 24, 4429, 64))]
 HEADS_BACK = (0, 2, 1, 3)
 
 
@@ -34,12 +37,60 @@ def cases(scale: Scale) -> Iterator[KernelCase]:
         q = Array((batch, heads, rows, width), scale.dtype)
         kv = Array((batch, heads, keys, width), scale.dtype)
         pairs = batch * heads * rows * keys * width
-        for way, wrt, bar, flops in (("fwd", (), forward, 4 * pairs), ("bwd", ("q", "k", "v"), backward, 10 * pairs)):
+        aim = 1.03 if width == 128 else 1.0
+        ways = [
+            ("fwd", (), forward, 4 * pairs, aim, True),
+            ("bwd", ("q", "k", "v"), backward, 10 * pairs, 0.88, True),
+            ("bwd, in any order", ("q", "k", "v"), backward, 10 * pairs, 0.95, False),
+        ]
+        for way, wrt, bar, flops, ratio, deterministic in ways:
             yield KernelCase(
                 f"attention {name} {way}", "attention", {"q": q, "k": kv, "v": kv}, _ours(causal), _theirs(causal),
                 wrt=wrt, axes=HEADS_BACK, opponents=_libraries(causal), modes=(), exact=_exact(causal), eager="sdpa",
-                flops=flops // 2 if causal else flops, bound="compute", bar=bar, aims=Aims(ratio=1.0),
+                flops=flops // 2 if causal else flops, bound="compute", bar=bar, aims=Aims(ratio=ratio),
+                deterministic=deterministic,
             )  # fmt: skip
+    yield from _groups(scale)
+
+
+def _groups(scale: Scale) -> Iterator[KernelCase]:
+    """A packed projection's queries and keys normed and turned, then attention."""
+    for name, (batch, heads, tokens, width) in GROUPS:
+        if scale.quick:
+            batch, heads, tokens, width = 1, 2, 24, 16
+        weight, table = Array((width,), scale.dtype), Array((tokens, width // 2), "float32")
+        arrays = {"qkv": Array((batch, tokens, 3, heads, width), scale.dtype), "wq": weight, "wk": weight}
+        arrays |= {"cos": table, "sin": table}
+        pairs = batch * heads * tokens * tokens * width
+        for way, wrt, flops in (("fwd", (), 4 * pairs), ("bwd", ("qkv", "wq", "wk"), 10 * pairs)):
+            yield KernelCase(
+                f"qk-norm + RoPE + attention {name} {way}", "attention", arrays, _group, _group_by(_theirs(False)),
+                wrt=wrt, axes=HEADS_BACK, opponents=_group_opponents(), modes=("compile",), eager="sdpa",
+                exact=_group_by(_exact(False)), flops=flops, bound="compute", aims=Aims(ratio=1.25),
+            )  # fmt: skip
+
+
+def _group(qkv: Value, wq: Value, wk: Value, cos: Value, sin: Value) -> Value:
+    width = qkv.shape[-1]
+    q, k, v = (ft.transpose(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))
+    q, k = (ft.apply_rotary_emb(ft.rms_norm(x, width, w, 1e-6), cos, sin) for x, w in ((q, wq), (k, wk)))
+    return ft.scaled_dot_product_attention(q, k, v)
+
+
+def _prepared(qkv: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+    """q, k and v as attention takes them, by torch."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    return [*(turned(F.rms_norm(x, w.shape, w, 1e-6), cos, sin) for x, w in ((q, wq), (k, wk))), v]
+
+
+def _group_by(attention: Callable[..., Tensor], prepared: Callable[..., list[Tensor]] = _prepared) -> Function:
+    return lambda qkv, wq, wk, cos, sin: attention(*prepared(qkv, wq, wk, cos, sin))
+
+
+def _group_opponents() -> dict[str, Function]:
+    """Each library's attention behind norms and turns that torch.compile has fused."""
+    compiled = torch.compile(_prepared)
+    return {f"compile + {name}": _group_by(run, compiled) for name, run in _libraries(False).items() if name != "flex"}
 
 
 def _ours(causal: bool) -> Callable[..., Value]:
@@ -61,7 +112,22 @@ def _libraries(causal: bool) -> dict[str, Callable[..., Tensor]]:
         return run
 
     found = {"cuDNN": held_to(SDPBackend.CUDNN_ATTENTION), "FlashAttention": held_to(SDPBackend.FLASH_ATTENTION)}
+    found["flex"] = _flex(causal)
     return found if torch.cuda.is_available() else {}
+
+
+def _flex(causal: bool) -> Callable[..., Tensor]:
+    """torch's generated attention."""
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = None
+        if causal:
+            sizes = (None, None, q.shape[-2], k.shape[-2])
+            mask = create_block_mask(lambda b, h, i, j: i >= j, *sizes, device=q.device)
+        return compiled(q, k, v, block_mask=mask)
+
+    return run
 
 
 def _exact(causal: bool) -> Callable[..., Tensor]:

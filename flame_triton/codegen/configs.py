@@ -12,7 +12,9 @@ from ..graph.plan import Target
 from .region import Generated
 
 MOST_CANDIDATES = 32
-VECTOR_BYTES = 16
+VECTOR = 8  # elements of 16 bits that one load takes
+SHORT_ROW = 512  # elements of a row, below which one row cannot occupy a program
+LEAST_STAGED = 1024  # bytes of a tile that are worth loading ahead
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
 MUCH_LOADED = 8  # bytes for one element, beyond which threads hold fewer elements
 
@@ -41,8 +43,11 @@ def candidates(kernel: Generated, target: Target) -> list[RegionConfig]:
     if kernel.form == "flat":
         found = [RegionConfig(1, 32 * w * each, w) for w in (1, 2, 4, 8) for each in (4, 8, 16, 32)]
     else:
-        talls = [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t <= power_of_two(kernel.rows)]
-        widths = [start.BLOCK_N] if kernel.whole_rows else [32, 64, 128, 256, 512, 1024, 2048]
+        talls = [t for t in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if t <= power_of_two(kernel.rows)]
+        widths = [start.BLOCK_N] if kernel.whole_rows else [8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+        if kernel.whole_rows or kernel.form != "columns":
+            talls = [t for t in talls if t <= 128]
+            widths = [w for w in widths if w >= 32 or kernel.whole_rows]
         stages = (1, 2, 3, 4) if kernel.form == "columns" else (1,)
         found = [RegionConfig(*c) for c in itertools.product(talls, widths, (1, 2, 4, 8, 16), stages)]
     worth = [c for c in found if _worth(kernel, c, target)]
@@ -59,12 +64,18 @@ def _worth(kernel: Generated, config: RegionConfig, target: Target) -> bool:
     """Whether a configuration can be any good: whole vectors, tiles that fit in registers and in shared memory."""
     each = _each(kernel, config)
     held = each * (2 if kernel.double else 1) * (2 + kernel.sums)
-    if each / kernel.pieces < 4 or held > 2 * TILE_VALUES:
+    if each / kernel.pieces < (VECTOR if _many_short_rows(kernel) else 4) or held > 2 * TILE_VALUES:
         return False
     tile = config.BLOCK_M * config.BLOCK_N * kernel.pieces * kernel.loaded
-    if config.num_stages > 1 and ((config.num_stages - 1) * tile > target.shared_bytes * 3 // 4 or tile < 1024):
+    if config.num_stages > 1 and ((config.num_stages - 1) * tile > target.shared_bytes * 3 // 4 or tile < LEAST_STAGED):
         return False
     return not (kernel.form == "columns" and config.BLOCK_M * (config.num_stages - 1) >= kernel.rows)
+
+
+def _many_short_rows(kernel: Generated) -> bool:
+    """True if a program walks so many short rows that each thread should load whole vectors of them."""
+    short = kernel.whole_rows and kernel.columns // kernel.pieces < SHORT_ROW
+    return kernel.form == "columns" and short and kernel.rows * kernel.columns // kernel.pieces >= 32 * 16 * VECTOR
 
 
 def _distance(config: RegionConfig, start: RegionConfig) -> int:
@@ -102,13 +113,18 @@ def heuristic(kernel: Generated, target: Target) -> RegionConfig:
 
 def _whole_rows(kernel: Generated, piece: int, target: Target) -> RegionConfig:
     """Column sums beside whole rows: about one program a processor walks many rows, eight elements of a piece in each
-    thread. Measured on an H200: a long row by itself, the loads of coming rows under way; short rows side by side."""
+    thread. A long row by itself, the loads of coming rows under way (measured on an H200). Short rows side by side, in
+    programs of two warps, so that all programs of a kernel find room on the processors at once (by calculation)."""
+    most = _floor_power(max(1, kernel.rows * piece // (32 * VECTOR)))
+    if piece < SHORT_ROW:
+        warps = min(2, most)
+        tall = max(1, min(power_of_two(kernel.rows), VECTOR * 32 * warps // piece))
+        deep = tall < kernel.rows and tall * piece * kernel.loaded >= LEAST_STAGED
+        return RegionConfig(tall, piece, warps, 2 if deep else 1)
     elements = 8 if kernel.loaded <= MUCH_LOADED and not kernel.double else 4
-    warps = _floor_power(max(1, piece // (32 * elements))) if piece >= 512 else 8
-    warps = min(16, warps, _floor_power(max(1, kernel.rows * piece // (32 * elements))))
+    most = _floor_power(max(1, kernel.rows * piece // (32 * elements)))
+    warps = min(16, _floor_power(max(1, piece // (32 * elements))), most)
     tall = max(1, min(power_of_two(kernel.rows), elements * 32 * warps // piece))
-    if piece < 512:
-        return RegionConfig(tall, piece, warps)
     tile = tall * piece * kernel.pieces * kernel.loaded
     stages = 1
     while stages < 4 and tall * stages < kernel.rows and stages * tile <= target.shared_bytes * 3 // 4:
@@ -122,10 +138,16 @@ def _floor_power(n: int) -> int:
 
 
 def _column_strips(kernel: Generated, columns: int, target: Target) -> RegionConfig:
-    """Column sums alone: strips of columns, narrow enough that there are several programs for each processor."""
+    """Column sums alone: strips of columns, narrow enough that there are several programs for each processor. Where
+    there are columns for a few programs alone (the weight of a norm of heads), one wait for memory is all that it
+    should take: strips as narrow as a sector of 32 bytes, every load of one under way at once."""
     width = min(columns, 512)
     while width > 32 and kernel.groups * columns // width < 8 * target.processors:
         width //= 2
+    if 4 * kernel.groups * columns < 32 * target.processors:
+        width = min(columns, 8)
+        tall = max(1, min(power_of_two(kernel.rows), 8192 // width))
+        return RegionConfig(tall, width, min(16, max(1, tall * width // 512)))
     tile = 2048 if width == 64 else 4096
     tall = max(1, min(power_of_two(kernel.rows), tile // width))
     return RegionConfig(tall, width, min(16, max(1, tall * width // 1024)))

@@ -22,9 +22,9 @@ from ..ir.index_map import IndexMap, StridedView, refine, row_major
 from ..ir.node import Node, Value
 from ..ir.op import Generator, Pointwise, Reduce, View
 from ..types import DType, bfloat16, bool_, float8_e4m3fn, float8_e5m2, float16, float64
+from .address import Atom, Deps, Linear, remainder, split
 from .precision import short_nodes, shortened
 
-Deps = frozenset[int]
 NEVER = "tl.cast(False, tl.int1)"  # the condition of an element that is always masked
 PIECE = "@"  # ends the name of what differs from piece to piece of a row
 
@@ -82,13 +82,22 @@ def make_space(region: Graph, axes: Sequence[Axis]) -> Space:
     return Space(tuple(axes), tuple(dims))
 
 
+def cut(space: Space, maps: Sequence[IndexMap]) -> Space:
+    """The space with its last dimension split where what lies below a map's last view is: a pair of columns, say, of
+    something larger that is read in part."""
+    last = space.dims[-1][-1]
+    units = {u for m in maps for view in m.views[:-1] for u in row_major(view.shape) if 1 < u < last and last % u == 0}
+    fine = refine([(last // u, u) for u in sorted(units, reverse=True)], last)
+    return Space(space.axes, (*space.dims[:-1], (*space.dims[-1][:-1], *fine)))
+
+
 def collapse(space: Space, maps: Sequence[IndexMap]) -> Space:
     """The space with neighbouring dimensions of one axis merged wherever every map walks both with one stride."""
     shape, owner = space.shape, space.owner
     keep = [True] * len(shape)
     for i in range(len(shape) - 1):
         same = owner[i] == owner[i + 1]
-        keep[i] = not (same and all(_walks_together(m.views[-1], i) for m in maps))
+        keep[i] = not (same and all(_walks_together(m.views[-1], i) and not _cut_between(m, i) for m in maps))
     dims: list[list[int]] = [[] for _ in space.axes]
     run = 1
     for i, d in enumerate(shape):
@@ -97,6 +106,11 @@ def collapse(space: Space, maps: Sequence[IndexMap]) -> Space:
             dims[owner[i]].append(run)
             run = 1
     return Space(space.axes, tuple(tuple(g) for g in dims))
+
+
+def _cut_between(index: IndexMap, i: int) -> bool:
+    """True if what lies below the last view is cut where dimension i ends."""
+    return any(index.views[-1].strides[i] in row_major(view.shape) for view in index.views[:-1])
 
 
 def _walks_together(view: StridedView, i: int) -> bool:
@@ -128,6 +142,7 @@ class Emitter:
     terms: dict[tuple[Value, IndexMap | None], Term] = field(default_factory=dict[tuple[Value, IndexMap | None], Term])
     coordinates: dict[int, str] = field(default_factory=dict[int, str])
     loads: dict[IndexMap, tuple[Term, str | None]] = field(default_factory=dict[IndexMap, tuple[Term, str | None]])
+    quotients: dict[str, Atom] = field(default_factory=dict[str, Atom])
     streams: list[Node] = field(default_factory=list[Node])
     maps: list[IndexMap] = field(default_factory=list[IndexMap])
     reads: dict[Value, set[IndexMap]] = field(default_factory=dict[Value, set[IndexMap]])
@@ -177,41 +192,61 @@ class Emitter:
         if fixed is not None:
             self.loads[index] = Term(str(fixed[0]), frozenset()), None if fixed[1] else NEVER
             return self.loads[index]
-        owner = self.space.owner
-        coordinates = [""] * len(owner)
-        conditions: list[str] = []
-        axes = self.space.axes
-        deps: Deps = frozenset()
-        moving: set[str] = set()
-        text = whole = "0"
-        for depth, view in enumerate(reversed(index.views)):
-            if depth == 0:
-                terms, deps = self._walk_axes(view, coordinates)
-                moving = {axes[a].name for a in deps}
-            else:
-                terms = _terms(view, coordinates) or ([f"{whole} * 0"] if deps else [])
-            for i, d in enumerate(view.shape):
-                lo, hi = view.bound(i)
-                if depth == 0 and (lo, hi) != (0, d):
-                    deps |= {owner[i]}
-                    coordinates[i] = self.coordinate(i)
-                conditions += [f"({coordinates[i]} >= {lo})"] * (lo > 0) + [f"({coordinates[i]} < {hi})"] * (hi < d)
-            if depth == 0:
-                names = {axes[a].name for a in deps}
-                terms += [f"{n} * 0" for n in sorted(names - moving)]  # what a mask varies along, the offset must too
-            if view.offset or not terms:
-                terms.append(str(view.offset))
-            text = " + ".join(terms).replace("+ -", "- ")
-            if depth + 1 < len(index.views):
-                below = index.views[-depth - 2].shape
-                whole = self.assign(text, deps, prefix="i").text if len(terms) > 1 or "*" in text else text
-                coordinates = []
-                for i, (d, unit) in enumerate(zip(below, row_major(below), strict=True)):
-                    part = whole if unit == 1 else f"({whole} // {unit})"
-                    leading = all(n == 1 for n in below[:i])
-                    coordinates.append(f"{part}" if leading else f"({part} % {d})")
-        self.loads[index] = Term(text, deps), " & ".join(conditions) or None
+        whole, conditions = self._trace(index)
+        offset = self._text(whole)
+        deps = offset.deps.union(*(c.deps for c in conditions))
+        names = [self.space.axes[a].name for a in sorted(deps - offset.deps)]
+        text = offset.text + "".join(f" + {n} * 0" for n in names)  # what a mask varies along, the offset must too
+        self.loads[index] = Term(text, deps), " & ".join(c.text for c in conditions) or None
         return self.loads[index]
+
+    def _trace(self, index: IndexMap) -> tuple[Linear, list[Term]]:
+        """The element offset of a map as a sum, and the conditions under which it is valid."""
+        view, owner = index.views[-1], self.space.owner
+        conditions: list[Term] = []
+        ranges: list[tuple[int, int]] = []
+        for i, d in enumerate(view.shape):
+            lo, hi = view.bound(i)
+            ranges.append((lo, max(lo, hi - 1)))
+            if (lo, hi) != (0, d):
+                conditions += _within(Term(self.coordinate(i), frozenset((owner[i],))), lo, hi, d)
+        whole = Linear(view.offset, view.strides)
+        for view in reversed(index.views[:-1]):
+            parts = [self._part(whole, *sizes, ranges) for sizes in _units(view.shape)]
+            for i, (d, part) in enumerate(zip(view.shape, parts, strict=True)):
+                if view.bound(i) != (0, d):
+                    conditions += _within(self._text(part), *view.bound(i), d)
+            whole = Linear(view.offset, (0,) * len(owner))
+            for part, stride in zip(parts, view.strides, strict=True):
+                whole = whole.plus(part, stride)
+        return whole, conditions
+
+    def _part(self, whole: Linear, unit: int, size: int, leading: bool, ranges: Sequence[tuple[int, int]]) -> Linear:
+        """whole // unit, and its remainder by `size` unless nothing stands before it."""
+        found, factor = split(whole, unit, ranges)
+        if factor < unit:
+            found = self._atom(found, f"// {unit // factor}", found.range(ranges)[1] * factor // unit + 1)
+        if leading:
+            return found
+        found, done = remainder(found, size, ranges)
+        return found if done else self._atom(found, f"% {size}", size)
+
+    def _atom(self, whole: Linear, operation: str, size: int) -> Linear:
+        """A variable that holds a quotient or a remainder, which lies below `size`."""
+        term = self._text(whole)
+        text = f"({term.text}) {operation}"
+        if text not in self.quotients:
+            self.quotients[text] = Atom(self.assign(text, term.deps, prefix="i").text, term.deps, (0, max(size - 1, 0)))
+        return Linear(0, (0,) * len(self.space.owner), ((self.quotients[text], 1),))
+
+    def _text(self, whole: Linear) -> Term:
+        """A sum as source."""
+        shape = self.space.shape
+        terms, deps = self._walk_axes(StridedView(shape, whole.strides), [""] * len(shape))
+        terms += [_times(atom.text, stride) for atom, stride in whole.atoms]
+        if whole.offset or not terms:
+            terms.append(str(whole.offset))
+        return Term(" + ".join(terms).replace("+ -", "- "), deps.union(*(atom.deps for atom, _ in whole.atoms)))
 
     def _walk_axes(self, view: StridedView, coordinates: list[str]) -> tuple[list[str], Deps]:
         """coordinate * stride for every dimension, or for a whole axis at once where one stride walks it."""
@@ -279,25 +314,28 @@ class Emitter:
     def _by_pairs(self, index: IndexMap) -> str | None:
         """The coordinate that counts pairs of columns, if both columns of a pair read one element: then half a tile is
         loaded, each element once and side by side."""
-        view, group = index.strided, self.space.dims[-1]
+        group = self.space.dims[-1]
         whole_rows = self.whole_mask == "ok" and self.row_axis is not None and self.pieces == 1
-        if view is None or view.bounds is not None or len(group) != 2 or group[1] != 2 or not whole_rows:
+        if index.masked or len(group) != 2 or group[1] != 2 or not whole_rows or self.space.axes[-1].mask is not None:
             return None
-        if self.space.axes[-1].mask is not None or view.strides[-2:] != (1, 0):
+        whole, _ = self._trace(index)
+        if whole.strides[-2:] != (1, 0) or any(self.row_axis in atom.deps for atom, _ in whole.atoms):
             return None
-        return self.coordinate(len(view.shape) - 2)
+        return self.coordinate(len(whole.strides) - 2)
 
     def _swaps(self, node: Node, index: IndexMap) -> bool:
         """True if the view exchanges the elements of pairs, and both elements of a pair lie in the tile side by side:
         a rotary embedding of interleaved pairs then exchanges them in registers."""
-        swap, view = node.op.lowering.map(node).strided, index.strided  # type: ignore[union-attr]
-        if swap is None or view is None or swap.bounds is not None or view.bounds is not None:
+        swap = node.op.lowering.map(node).strided  # type: ignore[union-attr]
+        if swap is None or swap.bounds is not None or index.masked or self.whole_mask != "ok":
             return False
-        dense = zip(swap.shape, swap.strides, (*row_major(swap.shape)[:-1], -1), strict=True)
-        pairs = swap.shape[-1:] == (2,) and swap.offset == 1 and all(d == 1 or s == r for d, s, r in dense)
-        within = view.shape[-1:] != () and view.shape[-1] % 2 == 0 and view.strides[-1] == 1
-        even = all(s % 2 == 0 for s in view.strides[:-1]) and view.offset % 2 == 0
-        return pairs and within and even and self.whole_mask == "ok"
+        wide = [(d, s) for d, s in zip(swap.shape, swap.strides, strict=True) if d != 1]
+        shape, strides = tuple(d for d, _ in wide), tuple(s for _, s in wide)
+        if shape[-1:] != (2,) or swap.offset != 1 or strides != (*row_major(shape)[:-1], -1):
+            return False
+        whole, _ = self._trace(index)
+        within = self.space.shape[-1] % 2 == 0 and whole.strides[-1] == 1
+        return within and all(s % 2 == 0 for s in (*whole.strides[:-1], whole.offset, *(s for _, s in whole.atoms)))
 
     def _view(self, node: Node, index: IndexMap) -> Term:
         source = node.inputs[0]
@@ -368,8 +406,17 @@ def _times(coordinate: str, stride: int) -> str:
     return coordinate if stride == 1 else f"{coordinate} * {stride}"
 
 
-def _terms(view: StridedView, coordinates: list[str]) -> list[str]:
-    return [_times(c, s) for c, s in zip(coordinates, view.strides, strict=True) if s]
+def _units(shape: tuple[int, ...]) -> list[tuple[int, int, bool]]:
+    """(elements that one step walks, size, whether nothing stands before it) of every dimension."""
+    sizes = zip(row_major(shape), shape, strict=True)
+    return [(unit, d, math.prod(shape[:i]) == 1) for i, (unit, d) in enumerate(sizes)]
+
+
+def _within(coordinate: Term, lo: int, hi: int, size: int) -> list[Term]:
+    """The conditions under which a coordinate lies in [lo, hi), of those that say anything."""
+    text = coordinate.text if coordinate.text.isidentifier() else f"({coordinate.text})"
+    tests = [f"({text} >= {lo})"] * (lo > 0) + [f"({text} < {hi})"] * (hi < size)
+    return [Term(test, coordinate.deps) for test in tests]
 
 
 def constant(value: bool | int | float, dtype: DType) -> str:

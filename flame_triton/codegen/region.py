@@ -37,6 +37,7 @@ from .emit import (
     collapse,
     combined,
     constant,
+    cut,
     make_space,
     reduction,
     rounded,
@@ -132,6 +133,10 @@ class _Writer:
         form, axes = self._form()
         space = make_space(self.region, axes)
         self._body(form, space)  # once to learn which dimensions the maps need
+        finer = cut(space, self.maps)
+        if finer != space:
+            space, self.maps = finer, []
+            self._body(form, space)
         space = collapse(space, self.maps)
         if form == "tile" and not self.reduces and len(space.shape) == 1:
             form, axes = "flat", (Axis("i", math.prod(a.size for a in axes), "ok"),)

@@ -64,23 +64,34 @@ def parts_of(value: Value) -> list[tuple[Value, IndexMap]] | None:
     parts: list[tuple[Value, IndexMap]] = []
     boxes: list[Bounds] = []
     for v in padded:
-        base, index = base_of(v)
-        view = index.strided
-        if view is None or view.bounds is None or v.type != value.type:
+        if v.type != value.type:
             return None
-        box = tuple(view.bounds)
-        lows, sizes = tuple(lo for lo, _ in box), tuple(hi - lo for lo, hi in box)
-        start = view.offset + sum(lo * s for lo, s in zip(lows, view.strides, strict=True))
-        order = IndexMap((StridedView(sizes, view.strides, start),)).inverse()
-        if order is None or math.prod(sizes) != base.size:
+        found = _placed(v)
+        if found is None:
             return None
-        parts.append((base, IndexMap.dense(v.shape).slice(lows, sizes, (1,) * len(sizes)).then(order)))
-        boxes.append(box)
+        parts.append(found[0])
+        boxes.append(found[1])
     apart = all(
         any(a[1] <= b[0] or b[1] <= a[0] for a, b in zip(one, other, strict=True))
         for one, other in itertools.combinations(boxes, 2)
     )
     return parts if apart and sum(v.size for v, _ in parts) == value.size else None
+
+
+def _placed(value: Value) -> tuple[tuple[Value, IndexMap], Bounds] | None:
+    """The lowest value below a padded one all of which stands in it, the map from its elements to those of `value`,
+    and the box in which they stand."""
+    for base in reversed(views_below(value)[1:]):
+        view = map_onto(value, base).strided
+        if view is None or view.bounds is None:
+            continue
+        box = tuple(view.bounds)
+        lows, sizes = tuple(lo for lo, _ in box), tuple(hi - lo for lo, hi in box)
+        start = view.offset + sum(lo * s for lo, s in zip(lows, view.strides, strict=True))
+        order = IndexMap((StridedView(sizes, view.strides, start),)).inverse()
+        if order is not None and math.prod(sizes) == base.size:
+            return (base, IndexMap.dense(value.shape).slice(lows, sizes, (1,) * len(sizes)).then(order)), box
+    return None
 
 
 def matrix_strides(index: IndexMap) -> tuple[int, int, int, int, int, int] | None:

@@ -6,19 +6,21 @@ the origin of the composite they came from.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..errors import GraphError
 from ..ir.graph import Graph, topological
 from ..ir.node import Node, Value, derived_from, rebuild
 from ..ir.op import Composite
 
 
-def decompose(graph: Graph) -> Graph:
-    """The graph without composite nodes."""
-    return graph.rewrite(_expand)
+def decompose(graph: Graph, keep: Collection[str] = ()) -> Graph:
+    """The graph without composite nodes, but for the ops that `keep` names."""
+    return graph.rewrite(lambda node: _expand(node, keep))
 
 
-def _expand(node: Node) -> tuple[Value, ...]:
-    if not isinstance(node.op.lowering, Composite):
+def _expand(node: Node, keep: Collection[str]) -> tuple[Value, ...]:
+    if not isinstance(node.op.lowering, Composite) or node.op.name in keep:
         return node.outputs
     with derived_from(node):
         built = node.op.lowering.build(node)
@@ -30,6 +32,6 @@ def _expand(node: Node) -> tuple[Value, ...]:
     for fresh in topological(outputs, stop=node.inputs):
         if any(v in inner for v in fresh.outputs):
             continue
-        replaced = _expand(rebuild(fresh, tuple(inner[v] for v in fresh.inputs)))
+        replaced = _expand(rebuild(fresh, tuple(inner[v] for v in fresh.inputs)), keep)
         inner.update(zip(fresh.outputs, replaced, strict=True))
     return tuple(inner[v] for v in outputs)

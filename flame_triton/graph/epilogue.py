@@ -53,3 +53,9 @@ def sums_rows(product: Node, role: str | None, reduce: Node, index: IndexMap) ->
     padded = IndexMap.dense((1, rows, width)).pad((0, 0, 0), (0, extra, 0)).reshape((parts, SUM_ROWS, width))
     straight = index == padded if extra else same_elements(index, rows * width)
     return shape == (parts, SUM_ROWS, width) and straight
+
+
+def same_rows(index: IndexMap, rows: int, length: int) -> bool:
+    """True if every element of row i reads element i of a value with one element per row."""
+    wanted = IndexMap.dense((rows, 1)).expand((rows, length))
+    return index == wanted or index.reshape((rows, length)) == wanted

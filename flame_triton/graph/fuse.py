@@ -28,7 +28,7 @@ from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType, bool_
 from .access import fits, map_onto, parts_of, view_map, views_below
-from .epilogue import joins_halves, same_elements, sums_rows
+from .epilogue import joins_halves, same_elements, same_rows, sums_rows
 from .plan import Target
 from .region import build_region
 
@@ -128,7 +128,7 @@ class _Fuser:
         self.target = target
         self.operands: dict[tuple[Value, str], Value] = {}
         self.stored: set[Value] = set()  # decided to be anchors or in memory already
-        self.sources: dict[Value, tuple[frozenset[Value], int]] = {}
+        self.sources: dict[Value, tuple[dict[Value, int], int]] = {}
         self.cluster_of: dict[Value, Cluster] = {}
         self.readers: dict[Value, list[Cluster]] = {}
         self.clusters: list[Cluster] = []
@@ -149,6 +149,7 @@ class _Fuser:
                 self._kernel(node)
             elif node in anchors:
                 self._place(anchors[node])
+        self._merge()
         return self._emit()
 
     # ---- 1. what is in memory ----------------------------------------------------------------------------------
@@ -186,29 +187,34 @@ class _Fuser:
             lowering = node.op.lowering
             for value in node.outputs:
                 if value in self.stored or not isinstance(lowering, Pointwise | Generator | View):
-                    self.sources[value] = (frozenset((value,)), 0)
+                    self.sources[value] = ({value: value.size}, 0)
                     continue
                 sources, cost = self._sources(node.inputs)
                 if isinstance(lowering, View):
-                    if cost and cost * (_repeats(node) - 1) > REPEAT_COST:
+                    repeats = _repeats(node)
+                    if cost and cost * (repeats - 1) > REPEAT_COST:
                         base = views_below(value)[-1]
                         self.stored.add(base)
-                        sources, cost = frozenset((base,)), 0
+                        sources, cost = {base: base.size}, 0
+                    if repeats < 1:  # a slice reads its part alone
+                        sources = {v: math.ceil(n * repeats) for v, n in sources.items()}
                 else:
                     cost += lowering.cost
-                    read = sum(min(v.size, value.size) * v.dtype.itemsize for v in sources)
+                    read = sum(min(n, value.size) * v.dtype.itemsize for v, n in sources.items())
                     # To write a flag and read it back costs as much as to read two bytes where it is needed.
                     most = 2 if value.dtype is bool_ else INLINE_BYTES
                     if read > most * value.type.nbytes + INLINE_SMALL or cost > INLINE_COST:
                         self.stored.add(value)
-                        sources, cost = frozenset((value,)), 0
+                        sources, cost = {value: value.size}, 0
                 self.sources[value] = (sources, cost)
 
-    def _sources(self, values: Iterable[Value]) -> tuple[frozenset[Value], int]:
-        sources: frozenset[Value] = frozenset()
+    def _sources(self, values: Iterable[Value]) -> tuple[dict[Value, int], int]:
+        """What the values are computed from, with the elements that are read of each, and the instructions it takes."""
+        sources: dict[Value, int] = {}
         cost = 0
-        for v in set(values):
-            sources |= self.sources[v][0]
+        for v in dict.fromkeys(values):
+            for u, n in self.sources[v][0].items():
+                sources[u] = min(sources.get(u, 0) + n, u.size)
             cost += self.sources[v][1]
         return sources, cost
 
@@ -284,10 +290,12 @@ class _Fuser:
             if role:
                 return cluster, role
         for v, _ in anchor.reads:
-            if v.size != anchor.size:
+            if v.size < anchor.size:
                 continue
             for cluster in self.readers.get(v, [])[-4:]:
-                if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size:
+                # Rows and columns of a slice of something larger, as of a packed projection, are worth one reading too.
+                alike = v.size == anchor.size or anchor.reduce or cluster.rows or cluster.groups
+                if cluster.kind == "region" and cluster.level > top and cluster.size == anchor.size and alike:
                     role = self._role(cluster, anchor)
                     if role:
                         return cluster, role
@@ -376,7 +384,7 @@ class _Fuser:
             return None
         parts = parts_of(anchor.value)
         for part, _ in parts or ():
-            unknown = part not in cluster.members and part not in self.stored
+            unknown = part not in cluster.members and views_below(part)[-1] not in self.stored
             if unknown or part.size != cluster.size or cluster.members.get(part, "full") != "full":
                 return None
         return "parts" if parts else None
@@ -407,7 +415,7 @@ class _Fuser:
                 return False
             if role == "full" and not same_elements(index, cluster.size):
                 return False
-            if role == "row" and (rows is None or not _same_rows(index, *rows)):
+            if role == "row" and (rows is None or not same_rows(index, *rows)):
                 return False
             if role == "column":
                 return False
@@ -429,6 +437,29 @@ class _Fuser:
         cluster.level = max(cluster.level, 1 + max((self._level(v) for v in outside), default=0))
         for v in outside:
             self._read(cluster, v)
+
+    def _merge(self) -> None:
+        """Make one kernel of those that walk equal rows of different values beside one table, as the queries and keys
+        of two projections do with rotary angles, and of the sums of what one kernel has begun to sum. Kernels of one
+        level never wait for one another."""
+        found: dict[tuple[object, ...], list[Cluster]] = {}
+        for cluster in [c for c in self.clusters if c.kind == "region" and (c.rows or c.groups)]:
+            alike = found.setdefault((cluster.level, cluster.rows, cluster.groups), [])
+            makers = {self.cluster_of.get(v) for v in cluster.reads}
+            for other in alike:
+                pointers = len(cluster.reads | other.reads) + len(cluster.members) + len(other.members)
+                shared = any(v.type.nbytes > INLINE_SMALL for v in cluster.reads & other.reads) and cluster.rows
+                begun = cluster.rows is None and makers == {self.cluster_of.get(v) for v in other.reads} != {None}
+                if (shared or begun) and cluster.cost + other.cost <= MAX_COST and pointers < MAX_POINTERS:
+                    other.members |= cluster.members
+                    other.reads |= cluster.reads
+                    other.cost += cluster.cost
+                    other.last = max(other.last, cluster.last)
+                    self.cluster_of |= dict.fromkeys(cluster.members, other)
+                    self.clusters.remove(cluster)
+                    break
+            else:
+                alike.append(cluster)
 
     def _read(self, cluster: Cluster, value: Value) -> None:
         if value not in cluster.reads:
@@ -511,9 +542,3 @@ class _Fuser:
     def _operands(self, node: Node, table: dict[Value, Value]) -> list[Value]:
         pairs = zip(node.inputs, self._kernel_operands(node), strict=True)
         return [self._resolve(v, table, base) for v, base in pairs]
-
-
-def _same_rows(index: IndexMap, rows: int, length: int) -> bool:
-    """True if every element of row i reads element i of a value with one element per row."""
-    wanted = IndexMap.dense((rows, 1)).expand((rows, length))
-    return index == wanted or index.reshape((rows, length)) == wanted

@@ -11,6 +11,7 @@ from ..ir.graph import Graph
 from .batch import batch
 from .decompose import decompose
 from .fuse import fuse
+from .join import join
 from .legalise import legalise
 from .placement import place
 from .plan import Target
@@ -36,7 +37,7 @@ def optimise(
     target = target or Target()
     passes: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("simplify", simplify),
-        ("decompose", lambda g: simplify(decompose(g))),
+        ("decompose", lambda g: simplify(join(simplify(decompose(g, keep=("concat",)))))),
         ("placement", _placed),
         ("legalise", lambda g: batch(simplify(legalise(g, target)))),
         ("fuse", lambda g: fuse(g, target)),

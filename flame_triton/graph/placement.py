@@ -23,8 +23,8 @@ Axes = tuple[int, ...]
 
 
 def place(graph: Graph) -> Graph:
-    """The graph with transposes behind kernels moved towards its outputs."""
-    if not any(_orders(node) for node in graph.nodes):
+    """The graph with transposes behind kernels and norms moved towards its outputs."""
+    if not any(_orders(node) or _norms_rows(node) for node in graph.nodes):
         return graph
     return graph.rewrite(_Placement().rule)
 
@@ -33,17 +33,42 @@ def _orders(node: Node) -> bool:
     return isinstance(node.op.lowering, Kernel) and node.op.lowering.orders
 
 
+def _norms_rows(node: Node) -> bool:
+    """True for what is computed of whole rows and of a sum (or another reduction) over each, as a norm is."""
+    if not isinstance(node.op.lowering, Pointwise) or node.type.ndim < 3:
+        return False
+    spread = [v.node.inputs[0] for v in node.inputs if v.node.op.name == "broadcast_to"]
+    return any(v.shape[-1:] == (1,) and v.ndim == node.type.ndim and _from_rows(v) for v in spread)
+
+
+def _from_rows(value: Value, depth: int = 6) -> bool:
+    """True if the value is a reduction over the last axis, or computed from one number a row."""
+    node = value.node
+    if isinstance(node.op.lowering, Reduce):
+        return node.attrs["axes"] == (value.ndim - 1,)
+    return isinstance(node.op.lowering, Pointwise) and depth > 0 and any(_from_rows(v, depth - 1) for v in node.inputs)
+
+
 class _Placement:
-    """ordered: values whose axes stand in an order worth keeping; their logical form is a transpose of them."""
+    """ordered: values whose axes stand in an order worth keeping; their logical form is a transpose of them.
+    rows: those of them that were normed, whose rows alone are worth keeping whole."""
 
     def __init__(self) -> None:
         self.ordered: set[Value] = set()
+        self.rows: set[Value] = set()
+        self._fresh: list[Value] = []
 
     def rule(self, node: Node) -> tuple[Value, ...] | None:
         if _orders(node):
             self.ordered.update(node.outputs)
             return None
+        if _norms_rows(node) and not any(map(self._order, node.inputs)):
+            self.ordered.update(node.outputs)
+            self.rows.update(node.outputs)
+            return None
         found = [o for o in map(self._order, node.inputs) if o is not None]
+        if found and found[0][0] in self.rows:
+            return self._in_rows(node, *found[0])
         if not found:
             return None
         with derived_from(node):
@@ -57,6 +82,23 @@ class _Placement:
                 case _:
                     return None
 
+    def _in_rows(self, node: Node, ordered: Value, axes: Axes) -> tuple[Value, ...] | None:
+        """Pointwise work on normed rows, in the order in which they were normed; the gradient of something packed,
+        though, keeps the order in which it is packed."""
+        wide = [a for a in axes if ordered.shape[a] != 1]
+        if not isinstance(node.op.lowering, Pointwise | View) or (wide and wide[-1] != max(wide)):
+            return None
+        if node.op.name == "pad":
+            return None
+        with derived_from(node):
+            if isinstance(node.op.lowering, Pointwise):
+                made = self._pointwise(node, axes)
+            else:
+                made = self._view(node, node.op.lowering, ordered, axes)
+        self.rows.update(v for v in self._fresh if v not in self.rows)
+        self._fresh.clear()
+        return made
+
     def _order(self, value: Value) -> tuple[Value, Axes] | None:
         """(ordered, axes) if `value` is transpose(ordered, axes), or an ordered value itself."""
         if value in self.ordered:
@@ -69,6 +111,7 @@ class _Placement:
     def _logical(self, ordered: Value, axes: Axes) -> tuple[Value, ...]:
         """The transpose of a newly ordered value."""
         self.ordered.add(ordered)
+        self._fresh.append(ordered)
         if axes == tuple(range(len(axes))):
             return (ordered,)
         return (call("transpose", ordered, axes),)

@@ -15,11 +15,13 @@ SUM_ROWS = 64  # rows that one column sum of an epilogue covers; tiles of such a
 
 @dataclass(frozen=True)
 class Target:
-    """What the compiler needs to know about a device: nothing else decides what is generated.
+    """What the compiler needs to know about a device, and what is asked of every kernel: nothing else decides what is
+    generated.
 
     arch: compute capability times ten (80, 90); interpreted: kernels run in Triton's interpreter on the CPU;
     processors: streaming multiprocessors; shared_bytes: shared memory one block may use; block_limit: elements that
     one block of an interpreted generated kernel may hold (tests lower it, so that there are several tiles and tails).
+    deterministic: kernels must give the same bits on every run; else one may add up in whatever order is fastest.
     """
 
     arch: int = 90
@@ -27,6 +29,7 @@ class Target:
     processors: int = 132
     shared_bytes: int = 232448
     block_limit: int = 1 << 20
+    deterministic: bool = True
 
 
 @dataclass(eq=False)

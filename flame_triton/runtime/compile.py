@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ArgumentError, DeviceError, GraphError
@@ -44,7 +45,8 @@ def compile(
     bind: parameter -> parameter of the same state and type that is read in its place; both may be floats of different
     dtypes, then what is read is cast.
     device: "cuda", "interpreter" or "reference"; default the state's, else the process's own.
-    deterministic: use only kernels that give the same bits on every run. All kernels do at present.
+    deterministic: use only kernels that give the same bits on every run. False lets a kernel add up in whatever order
+    is fastest where it has such a form (the gradient of attention's queries on Hopper); all others are the same.
     dtype: "float64" makes the reference device compute every float in double precision.
     capture: record the step as one CUDA graph; False launches kernel by kernel, for debugging.
     memory_budget: what a step may take. An int bounds `Program.peak_bytes`, state included; a float in (0, 1] is a part
@@ -67,7 +69,7 @@ def compile(
     states = _states(whole, list(news), state, chosen)
     places = {value: owner.place(value) for owner in reversed(states) for value in owner.values}
     wide = dtype is not None
-    executor = _executor(graph, news, places, states[0], chosen, wide, capture, memory_budget)
+    executor = _executor(graph, news, places, states[0], chosen, wide, capture, memory_budget, deterministic)
     return Program(executor, graph.inputs, isinstance(outputs, Value), states, chosen, wide)
 
 
@@ -85,6 +87,7 @@ def _executor(
     wide: bool,
     capture: bool,
     memory_budget: int | float | None = None,
+    deterministic: bool = True,
 ) -> Executor:
     if device.kind == "reference":
         return ReferenceExecutor(graph, updates, places, wide)
@@ -94,11 +97,12 @@ def _executor(
     from .tables import tables
 
     limit = None if memory_budget is None else limit_of(memory_budget, graph.outputs, held_bytes(places))
+    asked = replace(target(device), deterministic=deterministic)
     if device.kind == "cuda":
         with tables(buffers.properties(device.memory).name) as choices:
-            schedule = lower(graph, dict(updates), target(device), choices, limit)
+            schedule = lower(graph, dict(updates), asked, choices, limit)
     else:
-        schedule = lower(graph, dict(updates), target(device), limit=limit)
+        schedule = lower(graph, dict(updates), asked, limit=limit)
     return KernelExecutor(schedule, graph, places, state.arena, device, capture)
 
 

@@ -137,6 +137,12 @@ class Lowering:
                 self.slots.update((v, Slot("arena", v.type.nbytes, v)) for v in node.outputs)
                 self._launch(node)
 
+    @property
+    def deterministic(self) -> bool:
+        """True unless kernels may give other bits on every run. Where a family has both forms of a kernel, it is one of
+        the facts of its problem, for what was measured of one form says nothing of the other."""
+        return self.target.deterministic
+
     # ---- operands ----------------------------------------------------------------------------------------------
 
     def slot(self, value: Value) -> Slot:

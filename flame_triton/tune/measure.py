@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -123,8 +123,8 @@ def race(run: Callable[[int], list[float]], best: float | None) -> tuple[float, 
 class DeviceBench(Bench):
     """A GPU, or Triton's interpreter on the CPU. workers: processes that compile, default one per core."""
 
-    def __init__(self, device: Device, workers: int | None = None) -> None:
-        self.target = target(device)
+    def __init__(self, device: Device, workers: int | None = None, deterministic: bool = True) -> None:
+        self.target = replace(target(device), deterministic=deterministic)
         self.triton = fingerprint.triton_version()
         self._memory = device.memory
         self._compilers: Compilers | None = None

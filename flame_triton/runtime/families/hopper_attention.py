@@ -169,7 +169,7 @@ class _Work:
 def backward(call: Call) -> None:
     """Statistics in the form that TMA takes, the gradients, dk and dv of tiles that were cut, and dq rounded."""
     lowering, node, problem = call.lowering, call.node, call.problem
-    ordered = getattr(lowering, "deterministic", True)
+    ordered = lowering.deterministic
     processors = lowering.target.processors
     config = lowering.choose(
         node, "attention", {**call.facts("backward"), "ordered": ordered},
