@@ -37,7 +37,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from . import diffusion, nn, optim, testing
+    from . import diffusion, models, nn, optim, testing
     from .runtime.bundle import load_bundle
     from .runtime.compile import compile
     from .runtime.program import Program
@@ -49,6 +49,7 @@ _LATER = {
     "load_bundle": ".runtime.bundle",
     "Program": ".runtime.program",
     "State": ".runtime.state",
+    "models": ".models",
     "nn": ".nn",
     "optim": ".optim",
     "testing": ".testing",
@@ -71,6 +72,7 @@ __all__ = [
     "dtype", "float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool_", "fused",
     "float8_e4m3fn", "float8_e5m2", "load_bundle",
     "diffusion",
+    "models",
 ]
 # fmt: on
 __all__ += _public.__all__

@@ -118,6 +118,7 @@ Device = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="Folder that holds all runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, messages to stderr.")]
+CHECKPOINT = "latest|latest-good|STEP|PATH"
 Guidance = Annotated[float, typer.Option(help="How strictly digits follow their label; 1: as learnt.")]
 SamplingSteps = Annotated[int, typer.Option("--sampling-steps", min=1, help="Euler steps from noise to digit.")]
 
@@ -136,11 +137,20 @@ def train_digits(
     run: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the run. Default: a new one.")] = None,
     runs: Runs = Path("runs"),
     resume: Annotated[
-        str | None, typer.Option(metavar="latest|FILE", help="Go on from a checkpoint of --run, bit for bit.")
+        str | None,
+        typer.Option(
+            metavar=CHECKPOINT,
+            help="Go on with --run, bit for bit, from the newest checkpoint, the newest sound one, that of a step, or "
+            "the one of this path. A damaged one is refused, naming the newest sound one before it.",
+        ),
     ] = None,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of the log.")] = 10,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 500,
-    keep: Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, help="Newest checkpoints that stay.")] = 3,
+    keep_every: Annotated[int | None, typer.Option(min=1, help="Those of steps that N divides stay too.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write the log and the samples for TensorBoard.")
+    ] = False,
     guidance: Guidance = 1.5,
     sampling_steps: SamplingSteps = 50,
     proof: Annotated[bool, typer.Option(help="Without a GPU: compare kernels and references afterwards.")] = True,
@@ -148,7 +158,8 @@ def train_digits(
 ) -> None:
     """Train a diffusion transformer on handwritten digits, and draw new ones.
 
-    Writes RUNS/NAME/: log.jsonl, checkpoint-STEP.safetensors, loss.png, samples.png.
+    Writes RUNS/NAME/: log.jsonl, checkpoint-STEP/, loss.png, samples.png. Ctrl-C or SIGTERM ends the run with a
+    checkpoint. A kill leaves the last one: it can be taken at any instant (docs/checkpoints.md).
     """
     from .train import demo
 
@@ -156,7 +167,8 @@ def train_digits(
     given |= {"lr": lr, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
     drawing = demo.Drawing(guidance=guidance, steps=sampling_steps, seed=seed or 0)
-    order = demo.Order(changes, device, runs, run, resume, log_every, save_every, keep, drawing, proof)
+    keeping = (log_every, save_every, keep, keep_every)
+    order = demo.Order(changes, device, runs, run, resume, *keeping, drawing, tensorboard, proof)
     report = demo.run_demo(order, demo.Voice(_console(stderr=as_json)))
     if as_json:
         print(json.dumps(report))
@@ -169,6 +181,7 @@ def train_digits(
 @app.command(epilog=EPILOG)
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")],
+    checkpoint: Annotated[str, typer.Option(metavar=CHECKPOINT, help="Which one draws.")] = "latest",
     per_class: Annotated[int, typer.Option(min=1, help="Digits of each class.")] = 10,
     guidance: Guidance = 1.5,
     sampling_steps: SamplingSteps = 50,
@@ -178,13 +191,14 @@ def sample(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG. Default: RUN/samples-SEED.png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw digits with the newest checkpoint of a run."""
+    """Draw digits with a checkpoint of a run."""
     from .train import demo, folder
 
     named = Path(run)
     root, name = (named.parent, named.name) if len(named.parts) > 1 else (runs, run)
     drawing = demo.Drawing(per_class, guidance, sampling_steps, seed)
-    report = demo.sample(folder.RunFolder(root, name), device, drawing, output, demo.Voice(_console(stderr=as_json)))
+    voice = demo.Voice(_console(stderr=as_json))
+    report = demo.sample(folder.RunFolder(root, name), checkpoint, device, drawing, output, voice)
     if as_json:
         print(json.dumps(report))
 

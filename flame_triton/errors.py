@@ -54,6 +54,10 @@ class StateError(FlameError, ValueError):
     """A State, checkpoint or safetensors file that does not fit."""
 
 
+class CheckpointError(StateError):
+    """A checkpoint that is damaged, or could not be written. Those written before it are as they were."""
+
+
 class CompileError(FlameError, RuntimeError):
     """A graph or kernel that cannot be lowered or compiled."""
 
@@ -80,3 +84,7 @@ class NonFiniteError(FlameError, ArithmeticError):
 
 class CacheWarning(UserWarning):
     """A cache entry was damaged and is made anew."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written; training goes on, and the next one is tried in time."""

@@ -23,12 +23,19 @@ import flame_triton as ft  # isort: skip
 from flame_triton.graph.plan import Target  # isort: skip
 from flame_triton.ir.graph import Graph
 from flame_triton.runtime.ahead import compile_ahead
+from flame_triton.runtime.families import hopper_attention
 from flame_triton.runtime.lower import lower
 
 # With eight warps this kernel spills nothing and takes 2.3 times as long on an H200.
 SPILLS = {("attention_backward_keys", f"{case}, 128, sm_90"): 1024 for case in ("plain", "bias")}
-SPILLS["attention_backward_queries", "causal, 72, sm_80"] = 16
+SPILLS |= {("attention_backward_queries", f"causal, 72, sm_{arch}"): 16 for arch in (80, 90)}
+SPILLS["attention_forward", "causal, 72, sm_90"] = 1536  # Hopper's kernel takes such calls, unless they have dropout
+SPILLS["attention_backward_keys", "causal, 72, sm_90"] = 1024
+# Hopper's backward pass holds two gradients and two tiles of scores in 240 registers: what does not fit is spilled
+# around the loops over queries, of which a band has three. No faster form was found: see docs/performance.md.
+HOPPER_SPILLS = {"backward": 1536, "backward, bias": 4096, "forward, bias": 768}
 SHARED_LIMIT = {80: 166912, 90: 232448}
+TARGETS = ("sm_80", "sm_90", "hopper")  # the portable kernels for both, and those for sm_90 alone
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,14 @@ SLOW = list(CASES)[2:]
 def main(path: str, names: list[str]) -> None:
     found = {}
     for name in names:
-        for arch in SHARED_LIMIT:
+        for kind in TARGETS:
+            arch = 80 if kind == "sm_80" else 90
             target = Target(arch=arch, shared_bytes=SHARED_LIMIT[arch])
-            launches = [x for x in lower(CASES[name].graph(), {}, target).launches if "attention" in x.kernel.name]
-            found[f"{name}, sm_{arch}"] = [asdict(r) for r in compile_ahead(launches, target)]
+            with pytest.MonkeyPatch.context() as patch:
+                if kind != "hopper":
+                    patch.setattr(hopper_attention, "serves", lambda call: False)
+                launches = [x for x in lower(CASES[name].graph(), {}, target).launches if "attention" in x.label]
+            found[f"{name}, {kind}"] = [asdict(r) for r in compile_ahead(launches, target)]
     Path(path).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -89,16 +100,23 @@ def compiled(folder: Path, *names: str) -> dict[str, list[dict[str, Any]]]:
 def test_compiles_into_good_code(name: str, tmp_path: Path) -> None:
     found = compiled(tmp_path, name)
     for case, reports in found.items():
-        assert len(reports) == (4 if CASES[name].bias else 3)
+        hopper = any(report["label"].startswith("hopper") for report in reports)
+        assert hopper == (case.endswith("hopper") and CASES[name].dtype == "bfloat16")
+        assert hopper or len(reports) == (4 if CASES[name].bias else 3)
         for report in reports:
             what = f"{report['name']}, {case}"
             assert report["error"] is None, report["error"]
             assert report["registers"], f"{what}: the assembler's log was not read"
-            assert report["shared_bytes"] <= SHARED_LIMIT[int(case[-2:])], what
-            assert report["spills"] <= SPILLS.get((report["name"], case), 0), (
-                f"{what}: {report['spills']} bytes spilled"
-            )
+            assert report["shared_bytes"] <= SHARED_LIMIT[80 if case.endswith("sm_80") else 90], what
+            assert report["spills"] <= _bound(report, case), f"{what}: {report['spills']} bytes spilled"
             assert not report["remarks"], f"{what}: the assembler serialised wgmma"
+
+
+def _bound(report: dict[str, Any], case: str) -> int:
+    if report["label"].startswith("hopper attention") and report["name"].startswith("attention_"):
+        way = report["name"].removeprefix("attention_")
+        return HOPPER_SPILLS.get(f"{way}, bias" if case.startswith("bias") else way, 0)
+    return SPILLS.get((report["name"], case.replace("hopper", "sm_90")), 0)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,8 +116,8 @@ def test_train_writes_log_checkpoints_and_pictures(trained: tuple[Path, dict[str
     assert report["steps"] == 130 and report["device"] == "reference" and not report["interrupted"]
     assert report["samples"] == 100 and 0 <= report["samples_read_right"] <= 100 and report["loss_ratio"] < 1
     names = {p.name for p in (runs / "first").iterdir()}
-    checkpoints = {"checkpoint-100.safetensors", "checkpoint-130.safetensors"}
-    assert names == {"log.jsonl", "loss.png", "samples.png", *checkpoints}
+    checkpoints = {"checkpoint-100", "checkpoint-130"}
+    assert names == {".lock", "log.jsonl", "loss.png", "samples.png", *checkpoints}
     lines = [json.loads(line) for line in (runs / "first" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(10, 131, 10))
 
@@ -127,7 +129,40 @@ def test_train_goes_on_from_the_latest_checkpoint(trained: tuple[Path, dict[str,
         "--sampling-steps", "2", "--device", "reference",
     )  # fmt: skip
     assert "step 130" in text and "step 140 of 140" in text and "\x1b" not in text
-    assert (runs / "first" / "checkpoint-140.safetensors").exists()
+    assert (runs / "first" / "checkpoint-140" / "manifest.json").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0] / "first", tmp_path / "a", ignore=shutil.ignore_patterns("checkpoint-140"))
+    shard = next((tmp_path / "a" / "checkpoint-130").glob("state-*"))
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    command = ["train", "digits", "--runs", str(tmp_path), "--run", "a", *SMALL, "--no-proof", "--steps", "110"]
+    text = run(*command, "--resume", "latest", code=1)
+    assert "checkpoint-130 is damaged" in text and "is checkpoint-100: take it as 100, or as latest-good" in text
+    assert "is damaged" in run("sample", str(tmp_path / "a"), "--device", "reference", code=1)
+    text = run(*command, "--resume", "latest-good")
+    assert "checkpoint-100, step 100" in text and "taken again: superseded-130" in text
+    assert (tmp_path / "a" / "superseded-130").is_dir() and (tmp_path / "a" / "checkpoint-110").is_dir()
+    lines = [json.loads(line)["step"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert lines == list(range(10, 111, 10))
+    text = run(*command, "--resume", "99", code=1)
+    assert "holds no checkpoint of step 99; it holds: 100, 110" in text
+    draw = ["--device", "reference", "--sampling-steps", "1", "--per-class", "1", "--checkpoint"]
+    assert "samples-1.png" in run("sample", str(tmp_path / "a"), *draw, "100")
+
+
+def test_tensorboard_is_written_beside_the_log(tmp_path: Path) -> None:
+    command = ["train", "digits", "--runs", str(tmp_path), "--run", "a", *SMALL, "--no-proof", "--tensorboard"]
+    if importlib.util.find_spec("tensorboardX") is None:
+        assert "pip install 'flame-triton[tensorboard]'" in run(*command, code=1)
+        return
+    for wish, steps in (([], "20"), (["--resume", "latest"], "30")):
+        run(*command, "--steps", steps, *wish)
+    found = sorted((tmp_path / "a" / "tensorboard").glob("events.out.tfevents.*"))
+    assert len(found) == 2 and all(b"train/loss" in p.read_bytes() and b"samples" in p.read_bytes() for p in found)
 
 
 def test_sample_draws_from_a_run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -189,7 +224,8 @@ def test_proof_decides_the_exit_code(
     assert "22 gradients were compared" in text and ("DIFFER" in text) == (code == 4)
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_exits_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_checkpoint_and_exits_130(number: signal.Signals, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     command = [sys.executable, "-m", "flame_triton", "train", "digits", "--runs", str(tmp_path), "--run", "a", *SMALL]
@@ -201,11 +237,11 @@ def test_ctrl_c_leaves_a_checkpoint_and_exits_130(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text()) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
     assert "stopped after step" in output and "--run a --resume latest" in output and "Traceback" not in output
-    assert len(list((tmp_path / "a").glob("checkpoint-*.safetensors"))) == 1
+    assert len(list((tmp_path / "a").glob("checkpoint-*"))) == 1
 
 
 # ---- graph ----------------------------------------------------------------------------------------------------

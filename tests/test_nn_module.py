@@ -129,3 +129,15 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_a_module_without_forward_says_so() -> None:
     with pytest.raises(TypeError, match="Empty defines no forward"):
         type("Empty", (Module,), {})()()
+
+
+def test_parameters_start_from_what_they_are_told() -> None:
+    net = Net()
+    net.start_from({"blocks.1.weight": np.full((3, 3), 7.0), "count": 4})
+    state = ft.State(net.parameters(None), device="reference")
+    assert (state["blocks.1.weight"] == 7).all() and state["count"] == 4
+    assert (state["scale"] == 1).all() and state["blocks.0.weight"].std() > 0
+    with pytest.raises(StateError, match=r"no parameters to be made are called blocks.2.weight, heads"):
+        Net().start_from({"blocks.2.weight": 0, "scale": 0, "heads": 0})
+    with pytest.raises(StateError, match="are called scale"):
+        net.start_from({"scale": 0})  # it has been made

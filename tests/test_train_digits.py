@@ -15,7 +15,7 @@ from rich.console import Console
 
 import flame_triton as ft
 from flame_triton.errors import ArgumentError, NonFiniteError, StateError
-from flame_triton.train import agreement, digits, folder, log, loop, pictures
+from flame_triton.train import agreement, digits, faults, folder, log, loop, pictures
 from flame_triton.train.data import Batches, Digits
 from flame_triton.train.digits_model import (
     NO_CLASS,
@@ -141,7 +141,7 @@ def test_ctrl_c_saves_a_checkpoint_and_stops(tmp_path: Path) -> None:
     outcome = loop.train(run.training, place, 20)
     assert outcome.interrupted and outcome.step == 7
     assert signal.getsignal(signal.SIGINT) is before
-    assert [p.name for p in place.checkpoints()] == ["checkpoint-7.safetensors"]
+    assert [p.name for p in place.checkpoints()] == ["checkpoint-7"]
     assert log.read(place.log)[-1]["step"] == 7
     assert bits(digits.resume(place.latest(), data, "reference").state) == bits(run.state)
 
@@ -175,9 +175,9 @@ def test_gradients_that_stay_infinite_end_the_run(tmp_path: Path) -> None:
     state = ft.State([w, *optimizer.state_values], device="reference")
     program = ft.compile(outputs, [x], state=state, updates=updates, device="reference")
     run = loop.Training(program, Batches(4, 1, 0), lambda rows: [np.float32(1)], {})
-    with pytest.raises(NonFiniteError, match=rf"for {loop.MAX_SKIPPED} steps the gradients were not finite"):
+    with pytest.raises(NonFiniteError, match=rf"for {faults.MAX_SKIPPED} steps the gradients were not finite"):
         loop.train(run, folder.RunFolder(tmp_path, "a"), 100)
-    assert run.step == loop.MAX_SKIPPED - 1 and int(state["optimizer.step"]) == 0
+    assert run.step == faults.MAX_SKIPPED - 1 and int(state["optimizer.step"]) == 0
 
 
 # ---- sampling, pictures, kernels ------------------------------------------------------------------------------

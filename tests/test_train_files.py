@@ -112,7 +112,7 @@ def test_checkpoints_are_found_in_order_of_step_and_pruned(tmp_path: Path) -> No
     place.make()
     for step in (5, 100, 20, 1000):
         place.save(state, folder.Progress(step, step, {"x": 1}))
-    assert [p.name for p in place.checkpoints()] == ["checkpoint-100.safetensors", "checkpoint-1000.safetensors"]
+    assert [p.name for p in place.checkpoints()] == ["checkpoint-100", "checkpoint-1000"]
     assert folder.read_progress(place.latest()) == folder.Progress(1000, 1000, {"x": 1})
 
 

@@ -21,11 +21,14 @@ def modulate(x: Value, shift: Value, scale: Value) -> Value:
     return call("modulate", x, shift, scale)
 
 
-def sinusoid(t: Value, size: int, max_period: float = 1e4) -> Value:
-    """Timestep features [cos | sin] of t: [B] -> float32 [B, size]; f_i = exp(-ln(max_period) i / (size / 2))."""
+def sinusoid(t: Value, size: int, max_period: float = 1e4, shift: float = 0.0) -> Value:
+    """Timestep features [cos | sin] of t: [B] -> float32 [B, size]; f_i = exp(-ln(max_period) i / (size / 2 - shift)).
+
+    shift: 1 in DiT as diffusers computes it (its downscale_freq_shift), 0 in most other models.
+    """
     if size < 2 or size % 2:
         raise ArgumentError(f"size must be even and positive, got {size}", op="sinusoid")
-    return call("timestep_embedding", t, size, True, 0.0, max_period=max_period)
+    return call("timestep_embedding", t, size, True, shift, max_period=max_period)
 
 
 class TimestepEmbedding(Module):

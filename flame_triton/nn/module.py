@@ -8,7 +8,7 @@ calling a module adds nodes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -105,6 +105,24 @@ class Module:
                 setattr(self, name, value.named(prefix + name))
         for name, child in self._children():
             child.declare(f"{prefix}{name}.")
+
+    def start_from(self, inits: Mapping[str, Any]) -> None:
+        """Give parameters another `init` (see ft.parameter), by dotted path; before the module is first used.
+
+        Raises StateError for a path that names no parameter, or one that has been made already.
+        """
+        declared = {path: (owner, name) for path, owner, name in self._declarations("")}
+        if unknown := [path for path in inits if path not in declared]:
+            raise StateError(f"no parameters to be made are called {', '.join(unknown)}")
+        for path, init in inits.items():
+            owner, name = declared[path]
+            setattr(owner, name, replace(getattr(owner, name), init=init))
+
+    def _declarations(self, prefix: str) -> Iterator[tuple[str, Module, str]]:
+        """(dotted path, module, attribute) of every parameter that has not been made yet."""
+        yield from ((prefix + name, self, name) for name, v in vars(self).items() if isinstance(v, _Declared))
+        for name, child in self._children():
+            yield from child._declarations(f"{prefix}{name}.")
 
     def _children(self) -> Iterator[tuple[str, Module]]:
         for name, value in vars(self).items():

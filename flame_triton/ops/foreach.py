@@ -85,9 +85,9 @@ def _sum_dtype(body: Graph) -> DType:
     return body.outputs[0].dtype.compute
 
 
-def _foreach_sum_type(*types: TensorType, body: Graph, rows: int, scalars: int) -> TensorType:
+def _foreach_sum_type(*types: TensorType, body: Graph, rows: int, scalars: int, apart: bool = False) -> TensorType:
     _slots(len(types), body, rows, scalars, 0, False)
-    return TensorType((), _sum_dtype(body))
+    return TensorType((rows,) if apart else (), _sum_dtype(body))
 
 
 def _interpret(body: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -137,12 +137,12 @@ def _foreach_ref(*arrays: np.ndarray, body: Graph, **layout: Any) -> Any:
     return results if len(results) > 1 else results[0]
 
 
-def _foreach_sum_ref(*arrays: np.ndarray, body: Graph, rows: int, scalars: int) -> np.ndarray:
+def _foreach_sum_ref(*arrays: np.ndarray, body: Graph, rows: int, scalars: int, apart: bool = False) -> np.ndarray:
     parts = []
     for row in _rows_of(arrays, body, rows, scalars):
         (value,) = _interpret(body, row)
         parts.append(np.sum(np.broadcast_to(value, row[0].shape), dtype=np.result_type(value, np.float32)))
-    return np.sum(np.asarray(parts))
+    return np.asarray(parts) if apart else np.sum(np.asarray(parts))
 
 
 # ---- the gradient: the body as ordinary ops, row by row ---------------------------------------------------------
@@ -230,7 +230,8 @@ def _foreach_vjp(node: Node, *cotangents: Value | None) -> list[Value | None]:
 def _foreach_sum_vjp(node: Node, g: Value) -> list[Value | None]:
     g = call("cast", g, node.attrs["body"].outputs[0].dtype)
     shapes = [row[0].shape for row in _values_of(node)]
-    return _rows_vjp(node, [[call("broadcast_to", g, shape)] for shape in shapes])
+    own = [g[i] if node.attrs.get("apart") else g for i in range(len(shapes))]
+    return _rows_vjp(node, [[call("broadcast_to", v, shape)] for v, shape in zip(own, shapes, strict=True)])
 
 
 for _name, _infer, _ref, _vjp, _doc in (
@@ -297,15 +298,24 @@ def foreach(
     return [list(outputs[i : i + count]) for i in range(0, len(outputs), count)]
 
 
-@composed(samples=samples(Sample((_product, _rows, (np.asarray(0.3),))), Sample((_product, _rows[:1], (0.5,)))))
-def foreach_sum(body: Body, tensors: Sequence[Sequence[Operand]], scalars: Sequence[Operand] = ()) -> Value:
+@composed(
+    samples=samples(
+        Sample((_product, _rows, (np.asarray(0.3),))),
+        Sample((_product, _rows[:1], (0.5,))),
+        Sample((_product, _rows, (0.5,), True)),
+    )
+)
+def foreach_sum(
+    body: Body, tensors: Sequence[Sequence[Operand]], scalars: Sequence[Operand] = (), apart: bool = False
+) -> Value:
     """The sum of body(*row, *scalars) over all elements of all rows: 0-d, float32 (float64 if the body's result is).
 
-    Arguments as for `foreach`; body gives one floating Value.
+    Arguments as for `foreach`; body gives one floating Value. apart: one sum for each row, [rows].
     """
     rows, shared = _arguments(tensors, scalars)
     graph = _trace(body, [v.type for v in (*rows[0], *shared)])
     if len(graph.outputs) != 1 or not graph.outputs[0].dtype.is_float:
         raise GraphError("the body must give one floating value")
     inputs = [v for row in rows for v in row] + shared
-    return make("foreach_sum", inputs, body=graph, rows=len(rows), scalars=len(shared)).out
+    more = {"apart": True} if apart else {}
+    return make("foreach_sum", inputs, body=graph, rows=len(rows), scalars=len(shared), **more).out

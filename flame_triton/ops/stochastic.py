@@ -52,7 +52,7 @@ def _round_ref(x: np.ndarray, noise: np.ndarray, *, dtype: DType) -> np.ndarray:
     """In float64, the oracle's, nothing is rounded: x is the expected value."""
     if x.dtype == np.float64:
         return x
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    bits = np.array(x, np.float32).view(np.uint32)
     moved = (bits + (noise & 0xFFFF).astype(np.uint32)) & np.uint32(0xFFFF0000)
     return np.where(np.isfinite(x), moved.view(np.float32), x)
 

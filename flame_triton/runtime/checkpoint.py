@@ -7,9 +7,10 @@ https://github.com/huggingface/safetensors
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -49,18 +50,17 @@ _CODES: dict[DType, str] = {
 _BY_CODE = {code: dtype for dtype, code in _CODES.items()}
 
 
-def write(
-    path: str | os.PathLike[str],
-    types: Mapping[str, TensorType],
-    read: Callable[[str], Array],
-    metadata: Mapping[str, str],
-) -> None:
-    """Write one array of each type; `read(name)` gives them one after another, so that one at a time is in memory.
+def contents(
+    types: Mapping[str, TensorType], read: Callable[[str], Array], metadata: Mapping[str, str]
+) -> Iterator[memoryview]:
+    """The bytes of a safetensors file, piece by piece: the header, then one array after another.
 
-    The file appears under its name only when it is complete and on disk. Raises StateError.
+    `read(name)` gives an array of the type named so; one at a time is in memory. Raises StateError.
     """
     if not all(isinstance(k, str) and isinstance(v, str) for k, v in metadata.items()):
         raise StateError("the metadata of a safetensors file maps text to text")
+    if "__metadata__" in types:
+        raise StateError("a parameter must not be called '__metadata__' in a safetensors file")
     order = sorted(types, key=lambda name: -types[name].dtype.itemsize)  # keeps every array aligned to its itemsize
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -71,15 +71,24 @@ def write(
             "shape": list(types[name].shape),
             "data_offsets": [begin, end],
         }
-    if "__metadata__" in types:
-        raise StateError("a parameter must not be called '__metadata__' in a safetensors file")
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        yield np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8).data
+
+
+def write(
+    path: str | os.PathLike[str],
+    types: Mapping[str, TensorType],
+    read: Callable[[str], Array],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write `contents` to a file, which appears under its name only when it is whole and on disk. Raises StateError."""
     try:
         with atomic_file(path) as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                file.write(np.ascontiguousarray(read(name)).reshape(-1).view(np.uint8).data)
+            for piece in contents(types, read, metadata):
+                file.write(piece)
     except OSError as error:
         raise StateError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from error
 
@@ -92,22 +101,22 @@ class Reader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self.path = os.fspath(path)
         self._files = contextlib.ExitStack()
         self.metadata: dict[str, str] = {}
         self.types: dict[str, TensorType | DTypeError] = {}
         self._spans: dict[str, tuple[int, int]] = {}
         try:
-            with safetensors.safe_open(self._path, framework="numpy"):
+            with safetensors.safe_open(self.path, framework="numpy"):
                 pass  # the library has checked sizes, offsets and the header's form
-            self._file: BinaryIO = self._files.enter_context(open(self._path, "rb"))
+            self._file: BinaryIO = self._files.enter_context(open(self.path, "rb"))
             self._parse()
         except OSError as error:
             self._files.close()
-            raise StateError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            raise StateError(f"{self.path} cannot be read: {error.strerror or error}") from error
         except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
             self._files.close()
-            raise StateError(f"{self._path} is no sound safetensors file: {error}") from error
+            raise StateError(f"{self.path} is no sound safetensors file: {error}") from error
 
     def __enter__(self) -> Reader:
         return self
@@ -117,7 +126,7 @@ class Reader:
 
     def _parse(self) -> None:
         length = int.from_bytes(self._file.read(8), "little")
-        header = json.loads(self._file.read(length), object_pairs_hook=_without_twins)
+        header = json.loads(self._file.read(length), object_pairs_hook=without_twins)
         self.metadata = dict(header.pop("__metadata__", None) or {})
         for name, entry in header.items():
             dtype = _BY_CODE.get(entry["dtype"])
@@ -129,23 +138,32 @@ class Reader:
             self.types[name] = TensorType(shape, dtype)
             self._spans[name] = (8 + length + begin, end - begin)
 
+    def digest(self) -> tuple[int, str]:
+        """Size in bytes and SHA-256 of the whole file, read piece by piece. Raises StateError if it cannot be read."""
+        try:
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256")  # type: ignore[arg-type]
+            return self._file.tell(), digest.hexdigest()
+        except OSError as error:
+            raise StateError(f"{self.path} cannot be read: {error.strerror or error}") from error
+
     def read(self, name: str) -> Array:
         """The array under a name. Raises StateError if the file has become shorter meanwhile."""
         found = self.types[name]
         if isinstance(found, DTypeError):
-            raise StateError(f"{self._path}: {name} has {found}")
+            raise StateError(f"{self.path}: {name} has {found}")
         begin, nbytes = self._spans[name]
         raw = np.empty(nbytes, np.uint8)
         try:
             self._file.seek(begin)
             if self._file.readinto(memoryview(raw)) != nbytes:  # type: ignore[attr-defined]
-                raise StateError(f"{self._path} ends within {name!r}")
+                raise StateError(f"{self.path} ends within {name!r}")
         except OSError as error:
-            raise StateError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            raise StateError(f"{self.path} cannot be read: {error.strerror or error}") from error
         return raw.view(found.dtype.numpy).reshape(found.shape)
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object as a dict. Raises ValueError for a key that occurs twice."""
     table: dict[str, Any] = {}
     for key, value in pairs:

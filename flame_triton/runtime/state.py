@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Container, Mapping, Sequence
@@ -16,8 +17,10 @@ from ..types import DType, TensorType
 from . import checkpoint
 from .arena import Arena
 from .buffers import Array, Place, Slab, accept
+from .checkpoint import Reader
 from .device import Device
 from .device import device as as_device
+from .shards import Shards, open_checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,11 @@ class State:
     def values(self) -> tuple[Value, ...]:
         """The parameters, in order."""
         return tuple(self._values.values())
+
+    @property
+    def types(self) -> dict[str, TensorType]:
+        """Shape and dtype of every parameter, in order."""
+        return {name: place.type for name, place in self._places.items()}
 
     @property
     def nbytes(self) -> int:
@@ -129,21 +137,22 @@ class State:
 
         metadata: text stored beside the arrays. Raises StateError if the file cannot be written.
         """
-        types = {name: place.type for name, place in self._places.items()}
-        checkpoint.write(path, types, lambda name: self._places[name].read(), metadata or {})
+        checkpoint.write(path, self.types, lambda name: self._places[name].read(), metadata or {})
 
-    def load(self, path: str | os.PathLike[str], strict: bool = True) -> dict[str, str]:
-        """Read parameters from a safetensors file and return its metadata.
+    def load(self, source: str | os.PathLike[str] | Reader | Shards, strict: bool = True) -> dict[str, str]:
+        """Read parameters from a safetensors file or a checkpoint folder, and return its metadata.
 
+        source: a path, or an open checkpoint, which stays open.
         strict: the file must hold exactly the parameters of this State; otherwise names that only one of them has
         are left alone, but for parameters whose `init` is one that the file has: they follow it. Shapes
         and dtypes must always agree. Everything that does not fit is listed in one StateError, as is a damaged file;
         then nothing is written.
         """
-        with checkpoint.Reader(path) as reader:
-            problems = _mismatches({name: p.type for name, p in self._places.items()}, reader.types, strict)
+        opened = isinstance(source, (Reader, Shards))
+        with contextlib.nullcontext(source) if opened else open_checkpoint(source) as reader:
+            problems = _mismatches(self.types, reader.types, strict)
             if problems:
-                raise StateError(f"{os.fspath(path)} does not fit this State:\n  " + "\n  ".join(problems))
+                raise StateError(f"{os.fspath(reader.path)} does not fit this State:\n  " + "\n  ".join(problems))
             for name, place in self._places.items():
                 if name in reader.types:
                     place.write(reader.read(name))

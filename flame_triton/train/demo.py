@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ..errors import ArgumentError
 from ..runtime.device import device as as_device
 from . import log, pictures
 from .agreement import Agreement
+from .board import Board
+from .choose import claim, find
 from .data import Digits, load_digits, require_extra
 from .digits import Run, Sampler, begin, labels_in_rows, loss_ratio, prove, read_back, resume, single_threaded
 from .digits_model import DigitsConfig
@@ -37,8 +40,9 @@ class Order:
     """A training run that somebody wants.
 
     changes: to DigitsConfig's defaults, or to a resumed run's configuration; device: None for the best one there is;
-    runs: the folder of all runs; name: of this one, None for a new one; resume: "latest", the path of a checkpoint, or
-    None; log_every, save_every: steps; keep: checkpoints that stay; proof: compare kernels and references afterwards.
+    runs: the folder of all runs; name: of this one, None for a new one; resume: see choose.find, None for a new run;
+    log_every, save_every: steps; keep, keep_every: see RunFolder; tensorboard: write event files into the run's folder;
+    proof: compare kernels and references afterwards.
     """
 
     changes: dict[str, Any]
@@ -49,7 +53,9 @@ class Order:
     log_every: int = 10
     save_every: int = 500
     keep: int = 3
+    keep_every: int | None = None
     drawing: Drawing = Drawing()
+    tensorboard: bool = False
     proof: bool = True
 
 
@@ -80,16 +86,24 @@ def run_demo(order: Order, say: Voice) -> dict[str, Any]:
     Raises MissingPackageError before anything else, ArgumentError, StateError, DeviceError, NonFiniteError.
     """
     require_extra("examples", "sklearn", "matplotlib")
+    if order.tensorboard:
+        require_extra("tensorboard", "tensorboardX")
     device, data = choose_device(order.device, say), load_digits()
-    place = RunFolder(order.runs, order.name, order.keep) if order.name else new_run(order.runs, "digits", order.keep)
-    with single_threaded(device):
-        run = _prepared(order, place, data, device, say)
+    keeping = (order.keep, order.keep_every)
+    place = RunFolder(order.runs, order.name, *keeping) if order.name else new_run(order.runs, "digits", *keeping)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(single_threaded(device))
+        run = _prepared(order, place, data, device, say, stack)
+        board = Board(place.path / "tensorboard", run.training.step) if order.tensorboard else None
+        if board is not None:
+            stack.callback(board.close)
         outcome = train(
             run.training,
             place,
             run.config.steps,
             log_every=order.log_every,
             save_every=order.save_every,
+            board=board,
             console=say.console,
         )
         report = _summary(place, device, outcome)
@@ -97,7 +111,7 @@ def run_demo(order: Order, say: Voice) -> dict[str, Any]:
             again = f"flame-triton train digits --runs {order.runs} --run {place.path.name} --resume latest"
             say(f"stopped after step {outcome.step}; to go on: {again}")
             return report
-        report |= _pictures(run, place, device, data, order.drawing, say)
+        report |= _pictures(run, place, device, data, order.drawing, board, say)
         if order.proof and device == "reference" and process.interpreted():
             agreement = prove(run, data)
             show_agreement(agreement, say)
@@ -105,17 +119,22 @@ def run_demo(order: Order, say: Voice) -> dict[str, Any]:
     return report
 
 
-def _prepared(order: Order, place: RunFolder, data: Digits, device: str, say: Voice) -> Run:
-    """A new run, or one that goes on."""
+def _prepared(
+    order: Order, place: RunFolder, data: Digits, device: str, say: Voice, stack: contextlib.ExitStack
+) -> Run:
+    """A new run, or one that goes on; its folder is this process's own from here on."""
     if order.resume is None:
         if place.used():
             raise ArgumentError(f"{place.path} holds a run: --resume latest goes on with it, or choose another name")
-        return begin(DigitsConfig(**order.changes), data, device)
+        run = begin(DigitsConfig(**order.changes), data, device)
+        stack.enter_context(place.occupied())
+        return run
     if order.name is None:
         raise ArgumentError("--resume needs --run, the name of the run to go on with")
-    checkpoint = place.latest() if order.resume == "latest" else Path(order.resume)
-    run = resume(checkpoint, data, device, order.changes)
-    say(f"going on from {checkpoint}, step {run.training.step}")
+    stack.enter_context(place.occupied())
+    with find(place, order.resume) as checkpoint:
+        run = resume(checkpoint, data, device, order.changes)
+        say(claim(place, checkpoint, device))
     return run
 
 
@@ -132,7 +151,9 @@ def _summary(place: RunFolder, device: str, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _pictures(run: Run, place: RunFolder, device: str, data: Digits, drawing: Drawing, say: Voice) -> dict[str, Any]:
+def _pictures(
+    run: Run, place: RunFolder, device: str, data: Digits, drawing: Drawing, board: Board | None, say: Voice
+) -> dict[str, Any]:
     """loss.png and samples.png, and how the samples are read."""
     records = log.read(place.log)
     pictures.plot_loss(records, place.path / "loss.png")
@@ -141,6 +162,8 @@ def _pictures(run: Run, place: RunFolder, device: str, data: Digits, drawing: Dr
         say(f"mean loss of the last 100 steps: {ratio:.3f} of that of the first 20")
     images, right = draw(run, device, data, drawing)
     pictures.save_grid(images, place.path / "samples.png", drawing.per_class)
+    if board is not None:
+        board.image("samples", pictures.image_grid(images, drawing.per_class), run.training.step)
     say(f"a support vector machine, trained on the real digits, reads {right} of {len(images)} drawn ones as meant")
     say(f"pictures: {place.path / 'samples.png'} and {place.path / 'loss.png'}")
     return {"samples": len(images), "samples_read_right": right}
@@ -153,17 +176,20 @@ def draw(run: Run, device: str, data: Digits, drawing: Drawing) -> tuple[Any, in
     return images, read_back(images, labels, data)
 
 
-def sample(place: RunFolder, device: str | None, drawing: Drawing, output: Path | None, say: Voice) -> dict[str, Any]:
-    """Draw digits with the newest checkpoint of a run, and write them as a PNG."""
+def sample(
+    place: RunFolder, wish: str, device: str | None, drawing: Drawing, output: Path | None, say: Voice
+) -> dict[str, Any]:
+    """Draw digits with a checkpoint of a run (see choose.find), and write them as a PNG."""
     require_extra("examples", "sklearn", "matplotlib")
-    checkpoint, chosen, data = place.latest(), choose_device(device, say), load_digits()
-    with single_threaded(chosen):
-        run = resume(checkpoint, data, chosen)
-        images, right = draw(run, chosen, data, drawing)
+    with find(place, wish) as checkpoint:
+        chosen, data = choose_device(device, say), load_digits()
+        with single_threaded(chosen):
+            run = resume(checkpoint, data, chosen)
+            images, right = draw(run, chosen, data, drawing)
     path = output or place.path / f"samples-{drawing.seed}.png"
     pictures.save_grid(images, path, drawing.per_class)
     say(f"{path}: {right} of {len(images)} digits are read as meant")
-    found = {"picture": str(path), "checkpoint": str(checkpoint)}
+    found = {"picture": str(path), "checkpoint": str(checkpoint.path)}
     return {**found, "samples": len(images), "samples_read_right": right}
 
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from ..errors import ArgumentError, StateError
 from ..ir.node import Value
+from ..runtime.checkpoint import Reader
 from ..runtime.compile import compile
 from ..runtime.program import Program
+from ..runtime.shards import Shards
 from ..runtime.state import State
 from .agreement import Agreement, compare_kernels
+from .choose import same_run
 from .data import Batches, Digits, require_extra
 from .digits_model import CLASSES, DigitsConfig, TrainingGraph, sampling_graph, start_noise, training_graph
 from .folder import read_progress
@@ -39,16 +42,13 @@ def config_from(stored: Mapping[str, Any], changes: Mapping[str, Any] | None = N
     """A configuration from a checkpoint's, with `changes` to it.
 
     Only the number of steps may change: everything else is part of the run. Raises StateError for a configuration of
-    something else, ArgumentError for another change.
+    something else, ArgumentError that lists every other change.
     """
     known = {f.name for f in dataclasses.fields(DigitsConfig)}
     if set(stored) != known:
         odd = ", ".join(sorted(set(stored) ^ known))
         raise StateError(f"the checkpoint is of another kind of run; its configuration differs in: {odd}")
-    for name, value in (changes or {}).items():
-        if name != "steps" and stored[name] != value:
-            raise ArgumentError(f"the run was begun with {name} {stored[name]}, which cannot become {value}")
-    return DigitsConfig(**{**stored, **(changes or {})})
+    return DigitsConfig(**same_run(stored, changes or {}, free=("steps",)))
 
 
 def begin(config: DigitsConfig, data: Digits, device: str) -> Run:
@@ -66,7 +66,9 @@ def begin(config: DigitsConfig, data: Digits, device: str) -> Run:
     return Run(config, graph, state, Training(program, batches, arrays, config.as_dict()))
 
 
-def resume(checkpoint: Path, data: Digits, device: str, changes: Mapping[str, Any] | None = None) -> Run:
+def resume(
+    checkpoint: Path | Reader | Shards, data: Digits, device: str, changes: Mapping[str, Any] | None = None
+) -> Run:
     """The run that a checkpoint belongs to, bit for bit as it stood. changes: see `config_from`."""
     progress = read_progress(checkpoint)
     run = begin(config_from(progress.config, changes), data, device)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..codegen.atomic import atomic_file
 from ..errors import StateError
 
 Record = dict[str, Any]
@@ -34,7 +35,7 @@ def read(path: Path) -> list[Record]:
 
 
 class Log:
-    """Appends records to a file; each line is complete on disk before the next step begins.
+    """Appends records to a file; each line has left this process before the next step begins.
 
     after: the step that the run continues from. Lines of later steps, which the run will take again, are dropped.
     """
@@ -42,17 +43,26 @@ class Log:
     def __init__(self, path: Path, after: int = 0) -> None:
         kept = [json.dumps(r) + "\n" for r in read(path) if r["step"] <= after]
         try:
-            replacement = path.with_suffix(".partial")
-            replacement.write_text("".join(kept))
-            os.replace(replacement, path)
+            with atomic_file(path) as file:
+                file.write("".join(kept).encode())
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        """Append one record. Raises StateError if it cannot be written."""
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise StateError(f"the log cannot be written: {error.strerror or error}") from error
+
+    def sync(self) -> None:
+        """Return when every record is on disk: before a checkpoint, which must not know more than the log."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StateError(f"the log cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -7,22 +7,40 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ..errors import NonFiniteError
-from ..runtime.program import Program
-from .data import Batches
+from ..optim import LossScaler
+from ..runtime.finite import NonFinite
+from ..runtime.state import State
+from .board import Board
+from .faults import Faults
 from .folder import Progress, RunFolder
 from .log import Log
+from .writer import Writer
 
-MAX_SKIPPED = 10
-"""So many steps without finite gradients, one after the other, end the run."""
+class Steps(Protocol):
+    """What takes a step: a Program, or several that share a State."""
+
+    @property
+    def state(self) -> State: ...
+
+    def __call__(self, *arrays: Any) -> Any: ...
+
+    def find_non_finite(self, *arrays: Any) -> NonFinite | None: ...
+
+
+class Positioned(Protocol):
+    """Endless batches of which the position determines the next one, such as `data.Batches`."""
+
+    position: int
+
+    def __next__(self) -> Any: ...
 
 
 @dataclass(eq=False)
@@ -30,14 +48,18 @@ class Training:
     """A run, ready to go on from `step`.
 
     program: returns loss, learning rate, gradient norm and skipped (0 or 1) of one step, all 0-d, and updates its
-    state; batches and arrays: where its inputs come from; config: kept in every checkpoint.
+    state; batches and arrays: where its inputs come from; config: kept in every checkpoint; after: called with the
+    number of each step that was taken; scaler: of the loss. A program that accumulates gradients counts micro-batches
+    as steps.
     """
 
-    program: Program
-    batches: Batches
+    program: Steps
+    batches: Positioned
     arrays: Callable[[Any], Sequence[Any]]
     config: Mapping[str, Any]
     step: int = 0
+    after: Callable[[int], None] = lambda step: None
+    scaler: LossScaler | None = None
 
     @property
     def progress(self) -> Progress:
@@ -61,45 +83,67 @@ def train(
     *,
     log_every: int = 10,
     save_every: int = 500,
+    board: Board | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Take steps until `steps` have been taken in all. A checkpoint is written every `save_every` steps and at the end.
 
     Every step's loss is read back, so that a bad step ends the run at once, in the state in which it happened. Ctrl-C
-    ends the run after the current step, with a checkpoint; a second one ends it at once.
-    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line.
+    or SIGTERM ends the run after the current step, with a checkpoint; a second one ends it at once. Checkpoints are
+    written beside training (writer.Writer); when this returns they are on disk. board: gets what the log gets.
+    Raises NonFiniteError for a loss that is NaN or infinite, naming the node that made it and the user's line;
+    CheckpointError; StateError if another process trains in the folder.
     """
-    folder.make()
-    log = Log(folder.log, after=run.step)
-    begun, saved = time.perf_counter(), -1
-    window = _Window()
-    with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
+    with ExitStack() as open_files:
+        open_files.enter_context(folder.occupied())
+        folder.set_aside(run.step)
+        log = Log(folder.log, after=run.step)
+        open_files.callback(log.close)
+        writer = Writer(folder)
+        begun = time.perf_counter()
+        window, faults = _Window(), Faults(run.program, run.scaler)
+
+        def save() -> None:
+            log.sync()
+            writer.save(run.program.state, run.progress)
+
         try:
-            while run.step < steps and not interrupted.is_set():
-                window.add(_step(run, window))
-                boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
-                if boundary or not run.step % log_every:
-                    log.write(window.record(run.step, time.perf_counter() - begun))
-                report(run.step, window.loss)
-                if boundary:
-                    folder.save(run.program.state, run.progress)
-                    saved = run.step
-        finally:
-            log.close()
-        if interrupted.is_set() and saved != run.step:
-            folder.save(run.program.state, run.progress)
-    return Outcome(run.step, time.perf_counter() - begun, interrupted.is_set())
+            with _interruptible() as interrupted, _reporting(console, run.step, steps) as report:
+                if run.step and run.step not in folder.steps():
+                    save()  # it comes from elsewhere: from here on the folder has all that the run needs
+                while run.step < steps and not interrupted.is_set():
+                    window.add(take_step(run, faults))
+                    boundary = interrupted.is_set() or run.step == steps or not run.step % save_every
+                    if boundary or not run.step % log_every:
+                        record = window.record(run.step, time.perf_counter() - begun) | faults.take()
+                        log.write(record)
+                        if board is not None:
+                            board.scalars(record)
+                    report(run.step, window.loss)
+                    writer.check()
+                    if boundary:
+                        save()
+                seconds = time.perf_counter() - begun
+                writer.close()
+                if interrupted.is_set() and run.step not in folder.steps():
+                    save()
+                    writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    return Outcome(run.step, seconds, interrupted.is_set())
 
 
-def _step(run: Training, window: _Window) -> tuple[float, float, float, float]:
-    """One step: loss, learning rate, gradient norm, skipped."""
+def take_step(run: Training, faults: Faults | None = None) -> tuple[float, float, float, float]:
+    """One step: loss, learning rate, gradient norm, skipped. faults: of the run; default fresh ones.
+
+    Raises NonFiniteError, see `train`.
+    """
     arrays = run.arrays(next(run.batches))
     loss, rate, norm, skipped = (float(t) for t in run.program(*arrays))
-    if not math.isfinite(loss) or (skipped and window.skipped_in_a_row + 1 >= MAX_SKIPPED):
-        what = "the loss is" if not math.isfinite(loss) else f"for {MAX_SKIPPED} steps the gradients were"
-        found = run.program.find_non_finite(*arrays)
-        raise NonFiniteError(f"step {run.step + 1}: {what} not finite; the step was not taken\n{found or ''}".rstrip())
+    (faults or Faults(run.program, run.scaler)).watch(run.step + 1, loss, bool(skipped), arrays)
     run.step += 1
+    run.after(run.step)
     return loss, rate, norm, skipped
 
 
@@ -108,7 +152,6 @@ class _Window:
 
     def __init__(self) -> None:
         self.loss = math.nan
-        self.skipped_in_a_row = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -121,7 +164,6 @@ class _Window:
         loss, rate, norm, skipped = results
         self._losses.append(loss)
         self._skipped += int(skipped)
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self._last = (rate, norm)
         self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
 
@@ -144,22 +186,30 @@ class _Window:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C only sets the event. Signals reach the main thread alone; elsewhere nothing changes."""
+    """Within, the first SIGINT (Ctrl-C) or SIGTERM only sets the event; the next one acts as it did before.
+
+    Signals reach the main thread alone; elsewhere nothing changes.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore(*_: Any) -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def handle(*_: Any) -> None:
         event.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, handle)
+    for number in previous:
+        signal.signal(number, handle)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
 
 @contextmanager

@@ -20,47 +20,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from ..portable import library as lib
-
-
-@gluon.jit
-def _share(tiles, depth, SPLIT: gl.constexpr):
-    """What this program does: (whole tiles, first block and end of its part of the cut tiles).
-
-    Whole tiles are program, program + programs, ...; the blocks of K of the cut tiles, all in a row, are dealt evenly.
-    """
-    program = gl.program_id(0)
-    programs = gl.num_programs(0)
-    if SPLIT:
-        cut = tiles % programs
-        blocks = cut * depth
-        return tiles // programs, blocks * program // programs, blocks * (program + 1) // programs
-    else:
-        return gl.cdiv(tiles - program, programs), 0, 0
-
-
-@gluon.jit
-def _units(whole, begin, end, depth, SPLIT: gl.constexpr):
-    """How many tiles and parts of tiles that is: a part of the cut blocks reaches into two tiles at most."""
-    count = whole
-    if SPLIT:
-        if begin < end:
-            count += (end + depth - 1) // depth - begin // depth
-    return count
-
-
-@gluon.jit
-def _unit(i, tiles, whole, begin, end, depth, SPLIT: gl.constexpr):
-    """(tile, its first block of K, their end) of unit i of this program."""
-    tile = gl.program_id(0) + i * gl.num_programs(0)
-    first = 0
-    last = depth
-    if SPLIT:
-        if i >= whole:
-            cut = begin // depth + i - whole
-            tile = tiles - tiles % gl.num_programs(0) + cut
-            first = gl.maximum(begin - cut * depth, 0)
-            last = gl.minimum(end - cut * depth, depth)
-    return tile, first, last
+from .share import share, unit, units
 
 
 @gluon.jit
@@ -75,10 +35,10 @@ def _load(
     tiles_n = gl.cdiv(N, BLOCK_N)
     depth = gl.cdiv(K, BLOCK_K)
     tiles = batch * tiles_m * tiles_n
-    whole, begin, end = _share(tiles, depth, SPLIT)
+    whole, begin, end = share(tiles, depth, SPLIT)
     count = 0
-    for i in range(_units(whole, begin, end, depth, SPLIT)):
-        tile, first, last = _unit(i, tiles, whole, begin, end, depth, SPLIT)
+    for i in range(units(whole, begin, end, depth, SPLIT)):
+        tile, first, last = unit(i, tiles, whole, begin, end, depth, SPLIT)
         matrix, tile_m, tile_n = lib.raster(tile, tiles_m, tiles_n, GROUP_M)
         m = tile_m * PARTS * ROWS
         n = tile_n * BLOCK_N
@@ -178,10 +138,10 @@ def _multiply(
     tiles_n = gl.cdiv(N, BLOCK_N)
     depth = gl.cdiv(K, BLOCK_K)
     tiles = batch * tiles_m * tiles_n
-    whole, begin, end = _share(tiles, depth, SPLIT)
+    whole, begin, end = share(tiles, depth, SPLIT)
     count = 0
-    for i in range(_units(whole, begin, end, depth, SPLIT)):
-        tile, first, last = _unit(i, tiles, whole, begin, end, depth, SPLIT)
+    for i in range(units(whole, begin, end, depth, SPLIT)):
+        tile, first, last = unit(i, tiles, whole, begin, end, depth, SPLIT)
         if not PING_PONG or i % CONSUMERS == consumer:
             if PING_PONG:
                 mbarrier.wait(turn.index(consumer), (i // CONSUMERS & 1) ^ (1 if consumer == 0 else 0))

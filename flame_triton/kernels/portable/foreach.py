@@ -136,6 +136,23 @@ def foreach_sum(
     tl.store(partials_ptr + tl.program_id(0), tl.sum(acc))
 
 
+@triton.jit
+def row_totals(partials_ptr, bounds_ptr, out_ptr, BLOCK: tl.constexpr):
+    """out[row] = the sum of partials[bounds[row] : bounds[row + 1]], in a fixed order. One program a row.
+
+    partials, out: float32 or float64. bounds: int64 [rows + 1].
+    """
+    row = tl.program_id(0)
+    start = tl.load(bounds_ptr + row)
+    stop = tl.load(bounds_ptr + row + 1)
+    lane = tl.arange(0, BLOCK)
+    acc = tl.zeros([BLOCK], dtype=partials_ptr.dtype.element_ty)
+    while start < stop:
+        acc += tl.load(partials_ptr + start + lane, mask=start + lane < stop, other=0.0)
+        start += BLOCK
+    tl.store(out_ptr + row, tl.sum(acc))
+
+
 PARTIALS = 4096  # chunks of a multi-tensor sum, at most, beyond one for each tensor
 
 
@@ -158,6 +175,12 @@ def chunks(sizes: Sequence[int], chunk: int) -> np.ndarray:
     tensor = np.repeat(np.arange(len(sizes)), counts)
     number = np.arange(len(tensor)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.stack([tensor, number, elements[tensor]], axis=1)
+
+
+def bounds(sizes: Sequence[int], chunk: int) -> np.ndarray:
+    """bounds_ptr of `row_totals`: where each tensor's chunks begin in `chunks(sizes, chunk)`, and where all end."""
+    counts = -(-np.asarray(sizes, np.int64) // chunk)
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _power_of_two(n: int) -> int:

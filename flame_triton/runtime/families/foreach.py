@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...codegen.emit import triton_name
 from ...codegen.foreach import generate_body
 from ...codegen.region import generate
@@ -41,7 +43,8 @@ def foreach(lowering: Lowering, node: Node) -> None:
 
 
 def foreach_sum(lowering: Lowering, node: Node) -> None:
-    """The sum of one pointwise value over all elements of many tensors: partial sums, then their sum in order."""
+    """The sum of one pointwise value over all elements of many tensors, or of each: partial sums, then their sum in
+    order."""
     rows: int = node.attrs["rows"]
     slots = _slots(node)
     sizes = [node.inputs[i * slots].size for i in range(rows)]
@@ -51,6 +54,9 @@ def foreach_sum(lowering: Lowering, node: Node) -> None:
     _launch_rows(
         lowering, node, slots, [[] for _ in range(rows)], config, [partials], Operand(partials, node.type.dtype)
     )
+    if node.attrs.get("apart"):
+        _sum_rows(lowering, node, partials, foreach_kernel.bounds(sizes, config.CHUNK))
+        return
     total = _total(node.type, count)
     kernel = generate(total, ("row",))
     width = 1 << max(count - 1, 0).bit_length()
@@ -59,6 +65,18 @@ def foreach_sum(lowering: Lowering, node: Node) -> None:
     lowering.emit(
         node, KernelRef(kernel.name, kernel.name, kernel.source), (1, 1), args, {"BLOCK_M": 1, "BLOCK_N": width},
         {"num_warps": min(16, max(1, width // 512))}, [partials], [out], "foreach_sum total",
+    )  # fmt: skip
+
+
+def _sum_rows(lowering: Lowering, node: Node, partials: Slot, bounds: np.ndarray) -> None:
+    """The sums of each tensor's partial sums, which lie between two of the bounds."""
+    dtype, out = node.type.dtype, lowering.slots[node.out]
+    longest = max(int(np.diff(bounds).max(initial=1)), 1)
+    block = min(1 << (longest - 1).bit_length(), 1024)
+    args: list[Argument] = [Operand(partials, dtype), ConstantTable(bounds), Operand(out, dtype)]
+    lowering.emit(
+        node, KernelRef(_MODULE, "row_totals"), (node.attrs["rows"],), args, {"BLOCK": block},
+        {"num_warps": min(4, max(1, block // 128))}, [partials], [out], "foreach_sum of each row",
     )  # fmt: skip
 
 
