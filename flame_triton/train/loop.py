@@ -24,6 +24,7 @@ from .folder import Progress, RunFolder
 from .log import Log
 from .writer import Writer
 
+
 class Steps(Protocol):
     """What takes a step: a Program, or several that share a State."""
 
