@@ -86,6 +86,13 @@ def test_recomputed_values_are_the_same_bits(attention: bool) -> None:
     assert same(plain, less)
 
 
+def test_random_draws_are_repeated() -> None:
+    step = Step(3, drop=0.3)
+    plain, _ = step.run(None)
+    less, _ = step.run(0.85)
+    assert same(plain, less)
+
+
 def fused(step: Step, target: Target | None = None) -> Graph:
     return optimise(Graph((step.x,), (step.loss, *step.grads)), target=target or Target())
 
