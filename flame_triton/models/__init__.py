@@ -2,6 +2,8 @@
 
 from .config import Config
 from .dit import DiT, DiTConfig
+from .flux import Flux, FluxConfig, token_places
 from .model import Model
+from .sd3 import SD3, SD3Config
 
-__all__ = ["Config", "DiT", "DiTConfig", "Model"]
+__all__ = ["SD3", "Config", "DiT", "DiTConfig", "Flux", "FluxConfig", "Model", "SD3Config", "token_places"]
