@@ -10,8 +10,10 @@ instead, which saves casting them. diffusers' model and loss go through torch.co
 AdamW. diffusers' DiT is in eval mode, since in training it drops labels by itself; nothing else depends on the mode.
 
 First a gate: the loss of the first step, and the gradients of a few parameters, against diffusers in float32 without
-autocast. Then the losses of `--steps` steps on both sides, then rounds of steps of each in turn, medians. Peak memory is
-that of torch's allocator while the side runs, over what was there before the side began, inputs not counted.
+autocast; ours may be as far away as diffusers under autocast is. Then the losses of `--steps` steps on both sides, then
+rounds of steps of each in turn, medians. Peak memory is that of torch's allocator while a side runs, over what was
+there before it began, inputs not counted. Every mode of --mode takes some time to compile: "blocks", which compiles one
+block of each kind and uses it for all, takes least.
 
 --tiny: small sizes; without a GPU these run through the interpreter, and torch's side on the CPU.
 """
@@ -25,7 +27,7 @@ import math
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,8 @@ LR, BETAS, DECAY = 1e-4, (0.9, 0.999), 0.01
 BATCHES = 4
 TOLERANCE = 5e-2  # of a gradient: bfloat16 roundings of every activation lie between it and its reference
 LOSS_TOLERANCE = 1e-2
-MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "eager")
+BESIDE = 1.5  # more than the tolerance is right if diffusers under autocast is off by as much, times this
+MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "blocks", "eager")
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------
@@ -251,12 +254,12 @@ def their_side(
         found = loss(batch)
         found.backward()
         side = Side(loss, lambda name: _grad(names[name]) * (1 - BETAS[0]))
-        side.more = {"first_loss": float(found)}
+        side.more = {"first_loss": float(found.detach())}
         return side
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=LR, betas=BETAS, weight_decay=DECAY, fused=device == "cuda" or None
     )
-    compiled = loss if mode == "eager" else torch.compile(loss, mode=None if mode == "default" else mode)
+    compiled = _compiled(loss, module, mode)
 
     def step(arrays: Mapping[str, Tensor]) -> Tensor:
         if mode == "reduce-overhead":
@@ -273,6 +276,16 @@ def their_side(
     return side
 
 
+def _compiled(loss: Callable[..., Tensor], module: Any, mode: str) -> Callable[..., Tensor]:
+    """`loss` through torch.compile, or the blocks of `module`."""
+    torch._dynamo.reset()
+    if mode == "blocks":
+        for name, blocks in module.named_children():
+            for block in blocks if name.endswith("transformer_blocks") else ():
+                block.compile()
+    return loss if mode in ("eager", "blocks") else torch.compile(loss, mode=None if mode == "default" else mode)
+
+
 def _grad(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
@@ -281,8 +294,10 @@ def their_model(row: Row, weights: Mapping[str, Tensor]) -> Any:
     """diffusers' model with these weights, made on the device."""
     import diffusers
 
-    with torch.device("cuda" if _cuda() else "cpu"):
-        module = getattr(diffusers, row.model.config_type.class_name)(**row.config).float().eval()
+    device = torch.device("cuda" if _cuda() else "cpu")
+    with device:
+        module = getattr(diffusers, row.model.config_type.class_name)(**row.config)
+    module = module.to(device, torch.float32).eval()
     module.load_state_dict(weights, strict=False)  # its own table of positions stays
     missing = {name for name, _ in module.named_parameters()} ^ set(weights)
     if missing:
@@ -348,7 +363,7 @@ def _watched(row: Row) -> list[str]:
     return [*chosen, *outer, *(n for n in names if n.startswith("pos_embed.proj"))]
 
 
-def _errors(side: Side, row: Row, reference: Mapping[str, Tensor], loss: float) -> dict[str, float]:
+def _errors(side: Side, reference: Mapping[str, Tensor], loss: float) -> dict[str, float]:
     """Relative errors of the first step: of the loss, and of the gradients as the first moments hold them."""
     found = {"loss": abs(side.more["first_loss"] - loss) / abs(loss)}
     return found | {name: relative_error([side.moment(name).float()], [g]) for name, g in reference.items()}
@@ -426,27 +441,37 @@ def compare(row: Row, options: argparse.Namespace, say: Callable[[str], None]) -
             result[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
             say(f"{name} failed:\n{traceback.format_exc()[-3000:]}")
             continue
-        errors = _errors(side, row, reference, loss)
+        errors = _errors(side, reference, loss)
         worst = max((v, k) for k, v in errors.items() if k != "loss")
-        passed = worst[0] <= TOLERANCE and errors["loss"] <= LOSS_TOLERANCE
         say(
             f"{name}: first step after {side.first:.1f} s; loss {side.more['first_loss']:.6f}, in float32 {loss:.6f}; "
-            f"worst gradient {worst[1]}: {worst[0]:.1e}; {'agrees' if passed else 'DOES NOT AGREE'}"
+            f"worst gradient {worst[1]}: {worst[0]:.1e}"
         )
         side.step(batches[0])
         side.peak = memory.peak(lambda s=side: s.step(batches[1 % BATCHES]))
-        result[name] = {"errors": errors, "agrees": passed, "first_seconds": side.first, "peak_bytes": side.peak}
+        result[name] = {"errors": errors, "first_seconds": side.first, "peak_bytes": side.peak}
         result[name] |= side.more
         curve = [side.step(batches[i % BATCHES]) for i in range(options.steps)]
         curves[name] = [float(x) for x in curve] if _cuda() else [float(np.asarray(x)) for x in curve]
         sides[name] = side
     result["curves"] = curves
+    _judge([result[name] for name in sides], [result[name] for name in sides if name != "ours"])
     _compare_curves(curves, result, say)
     for name, samples in _measure(sides, batches[0], options.seconds).items():
         ordered = sorted(samples)
         result[name] |= {"ms": statistics.median(samples), "samples": len(samples)}
         result[name] |= {"ms_low": ordered[len(ordered) // 4], "ms_high": ordered[3 * len(ordered) // 4]}
     return result
+
+
+def _judge(found: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) -> None:
+    """Sets "agrees" of each: no error is above the tolerance, or else far above that of diffusers under autocast."""
+    for side in found:
+        limits = {
+            name: max([TOLERANCE if name != "loss" else LOSS_TOLERANCE, *(BESIDE * b["errors"][name] for b in beside)])
+            for name in side["errors"]
+        }
+        side["agrees"] = all(error <= limits[name] for name, error in side["errors"].items())
 
 
 def _compare_curves(curves: Mapping[str, list[float]], result: dict[str, Any], say: Callable[[str], None]) -> None:
