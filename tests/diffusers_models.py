@@ -110,7 +110,7 @@ def run_ours(
     grads = ft.grad(loss, [values[0], *model.parameters()])
     state = ft.State(model.parameters(None), device=device)
     model.load_state_dict(state, arrays)
-    wide = {"dtype": "float64"} if device == "reference" else {}
+    wide: dict[str, Any] = {"dtype": "float64"} if device == "reference" else {}
     program = ft.compile([out, *grads], values, state=state, device=device, **wide)
     y, *found = (np.asarray(tensor.cpu()) for tensor in program(*inputs.values()))
     return y, dict(zip(["input", *names], found, strict=True))

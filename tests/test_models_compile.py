@@ -37,6 +37,7 @@ SHARED = {80: 166912, 90: 232448}
 SPILLS = {80: 1200, 90: 96}  # bytes stored and loaded per thread, see test_demo_compile
 MORE = {
     "attention_backward_keys": 1024,  # was measured to be faster so, see test_attention_compile
+    "attention_backward": 1536,  # Hopper's, likewise
     "finish": 1700,  # the gradient of silu and its column sums, on the nine tiles of a modulation's 64 rows
 }
 MODELS: dict[str, tuple[dict[str, Any], list[tuple[list[int], str]]]] = {
