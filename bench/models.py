@@ -153,6 +153,8 @@ class Graph:
 def step_graph(row: Row, masters: bool = False) -> Graph:
     """The training step of a row."""
     model = row.model.from_config(row.config, dtype="bfloat16" if masters else "float32")
+    names = [name for name, _ in row.model.from_config(row.config).named_parameters()]
+    model.start_from(dict.fromkeys(names, 0))  # drawing a billion random numbers takes minutes
     inputs = [ft.input(shape, dtype, name=name) for name, (shape, dtype) in row.inputs.items()]
     target = ft.input(row.target, "float32", name="target")
     loss = ft.mse_loss(ft.cast(model(*inputs, **row.ours), "float32"), target)
@@ -191,7 +193,8 @@ def _target(name: str) -> Target:
 class Side:
     """A way to take a step. step: with the arrays of a batch -> the loss; moment: AdamW's first one of a parameter.
 
-    first: seconds from nothing to the end of the first step; more: what else is known of it.
+    first: seconds from nothing to the end of the first step, without those that weights took to be made and loaded;
+    more: what else is known of it.
     """
 
     step: Callable[[Mapping[str, Tensor]], Tensor]
@@ -206,11 +209,9 @@ def our_side(row: Row, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor
     start = time.perf_counter()
     graph = step_graph(row, masters)
     device = "cuda" if _cuda() else "interpreter"
-    state = ft.State(graph.state_values, device=device)
-    program = ft.compile(graph.loss, graph.inputs, state=state, updates=graph.updates, device=device)
-    planned = time.perf_counter() - start
     named = dict(graph.model.named_parameters(None))
     loading = time.perf_counter()
+    state = ft.State(graph.state_values, device=device)
     for name, tensor in weights.items():
         value = named[name]
         state.set(value, tensor.to(torch.bfloat16 if value.dtype is ft.bfloat16 else torch.float32))
@@ -218,6 +219,8 @@ def our_side(row: Row, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor
             state.set(graph.optimizer.masters[value], tensor)
     _synchronize()
     loading = time.perf_counter() - loading
+    program = ft.compile(graph.loss, graph.inputs, state=state, updates=graph.updates, device=device)
+    planned = time.perf_counter() - start - loading
     slots = {name: graph.optimizer.slots[value][0] for name, value in graph.model.named_parameters()}
 
     def step(arrays: Mapping[str, Tensor]) -> Tensor:
