@@ -1,13 +1,14 @@
 """Training steps of diffusion models beside diffusers', at real sizes, on one GPU.
 
-    python -m bench.models --model flux|sd35|dit [--seconds 5] [--steps 100] [--mode default] [--out FILE] [--tiny]
+    python -m bench.models --model flux|sd35|dit [--seconds 5] [--steps 100] [--mode default] [--out FILE]
     flame-triton tune bench.models:flux_step        also sd35_step, dit_step; likewise build
 
 A step is the forward pass, the mean squared error in float32, the backward pass and AdamW. Both sides have the same
 weights and the same batches. State: weights and moments in float32, products in bfloat16, on diffusers' side by
-autocast, as its own training scripts do it; with --masters ours holds bfloat16 weights beside their float32 masters
-instead, which saves casting them. diffusers' model and loss go through torch.compile, its optimizer is torch's fused
-AdamW. diffusers' DiT is in eval mode, since in training it drops labels by itself; nothing else depends on the mode.
+autocast, as its own training scripts do it. With --masters ours holds bfloat16 weights beside their float32 masters
+instead, which saves casting them; with --fused each update follows its gradient, which is then freed. diffusers' model
+and loss go through torch.compile, its optimizer is torch's fused AdamW. diffusers' DiT is in eval mode, since in
+training it drops labels by itself; nothing else depends on the mode.
 
 First a gate: the loss of the first step, and the gradients of a few parameters, against diffusers in float32 without
 autocast; ours may be as far away as diffusers under autocast is. Then the losses of `--steps` steps on both sides, then
@@ -150,8 +151,11 @@ class Graph:
         return [*self.model.parameters(None), *self.optimizer.state_values]
 
 
-def step_graph(row: Row, masters: bool = False) -> Graph:
-    """The training step of a row."""
+def step_graph(row: Row, masters: bool = False, fused: bool = False) -> Graph:
+    """The training step of a row, without a look for gradients that are not finite, as torch takes it.
+
+    fused: the update of a parameter follows its gradient at once.
+    """
     model = row.model.from_config(row.config, dtype="bfloat16" if masters else "float32")
     names = [name for name, _ in row.model.from_config(row.config).named_parameters()]
     model.start_from(dict.fromkeys(names, 0))  # drawing a billion random numbers takes minutes
@@ -160,7 +164,7 @@ def step_graph(row: Row, masters: bool = False) -> Graph:
     loss = ft.mse_loss(ft.cast(model(*inputs, **row.ours), "float32"), target)
     optimizer = ft.optim.AdamW(
         model.parameters(), LR, betas=BETAS, weight_decay=DECAY, decays=lambda _: True,
-        master="float32" if masters else None,
+        master="float32" if masters else None, skip_non_finite=False, fused_backward=fused,
     )  # fmt: skip
     updates = optimizer.updates(ft.grad(loss, model.parameters()))
     return Graph(model, [*inputs, target], loss, optimizer, updates)
@@ -204,10 +208,12 @@ class Side:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def our_side(row: Row, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor], masters: bool) -> Side:
+def our_side(
+    row: Row, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor], masters: bool = False, fused: bool = False
+) -> Side:
     """Ours, after its first step."""
     start = time.perf_counter()
-    graph = step_graph(row, masters)
+    graph = step_graph(row, masters, fused)
     device = "cuda" if _cuda() else "interpreter"
     named = dict(graph.model.named_parameters(None))
     loading = time.perf_counter()
@@ -427,12 +433,13 @@ def compare(row: Row, options: argparse.Namespace, say: Callable[[str], None]) -
     weights, batches, watched = _weights(row), _batches(row), _watched(row)
     size = sum(t.numel() for t in weights.values())
     say(f"{row.name}: {size / 1e6:.1f} million parameters, {len(watched)} gradients watched")
-    result: dict[str, Any] = {"model": row.name, "parameters": size, "machine": machine(), "masters": options.masters}
+    result: dict[str, Any] = {"model": row.name, "parameters": size, "machine": machine()}
+    result |= {"masters": options.masters, "fused": options.fused}
     memory = _Memory()
     wide = their_side(row, weights, batches[0], "eager", wide=True)
     loss, reference = wide.more["first_loss"], {name: wide.moment(name).clone() for name in watched}
     del wide
-    makers = {"ours": lambda: our_side(row, weights, batches[0], options.masters)}
+    makers = {"ours": lambda: our_side(row, weights, batches[0], options.masters, options.fused)}
     makers |= {f"torch {mode}": lambda mode=mode: their_side(row, weights, batches[0], mode) for mode in options.mode}
     sides: dict[str, Side] = {}
     curves: dict[str, list[float]] = {}
@@ -520,6 +527,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=100, help="of the loss curves")
     parser.add_argument("--mode", choices=MODES, action="append", help="of torch.compile; may be repeated")
     parser.add_argument("--masters", action="store_true", help="ours: bfloat16 weights with float32 masters")
+    parser.add_argument("--fused", action="store_true", help="ours: each update in the backward pass, at its gradient")
     parser.add_argument("--out", type=Path, help="a file for all that was found, as JSON")
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     options = parser.parse_args(arguments)

@@ -47,7 +47,7 @@ def test_a_side_that_fails_does_not_hide_the_other(monkeypatch: pytest.MonkeyPat
         raise ValueError("no memory left")
 
     monkeypatch.setattr(models, "our_side", fails)
-    options = argparse.Namespace(masters=False, mode=["eager"], steps=2, seconds=0.01)
+    options = argparse.Namespace(masters=False, fused=False, mode=["eager"], steps=2, seconds=0.01)
     said: list[str] = []
     result = models.compare(models.ROWS["dit"](True), options, said.append)
     assert result["ours"] == {"failed": "ValueError: no memory left"}
