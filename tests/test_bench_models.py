@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ pytest.importorskip("bench.models", reason="bench/ is part of a checkout alone")
 pytest.importorskip("diffusers")
 
 from bench import models
+from bench.targets import Target
 
 
 @pytest.mark.parametrize(
     "target, millions", [(models.flux_step, 1310), (models.sd35_step, 1207), (models.dit_step, 750)]
 )
-def test_targets_are_of_real_size(target: models.Callable[[], models.Target], millions: int) -> None:
+def test_targets_are_of_real_size(target: Callable[[], Target], millions: int) -> None:
     outputs, updates = target()
     assert len(outputs) == 1 and not outputs[0].shape
     weights = [p for p in updates if "optimizer" not in str(p.name)]
