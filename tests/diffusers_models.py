@@ -48,6 +48,13 @@ def theirs(name: str, config: Mapping[str, Any], seed: int = 0, dtype: Any = tor
     return module
 
 
+def shapes_of(name: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """name -> shape of all that diffusers' model stores; nothing is allocated."""
+    with torch.device("meta"):
+        module = getattr(diffusers, name)(**{k: v for k, v in config.items() if not k.startswith("_")})
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
 def _leaf(name: str) -> str:
     """ "norm_q" of "blocks.0.attn.norm_q.weight"; nothing for a bias."""
     *_, owner, kind = ["", *name.split(".")]
@@ -62,16 +69,25 @@ def arrays_of(module: Any) -> dict[str, Array]:
 Call = Callable[..., Any]
 
 
-def run_theirs(module: Any, inputs: Mapping[str, Array], probe: Array, lifted: bool) -> tuple[Array, dict[str, Array]]:
-    """The output, and d sum(output * probe) / d each parameter, and "input" for the first input."""
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+def run_theirs(
+    module: Any, inputs: Mapping[str, Array], probe: Array, lifted: bool, fixed: Mapping[str, Array] | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """The output, and d sum(output * probe) / d each parameter, and "input" for the first input.
+
+    fixed: further arguments, which are no inputs of ours.
+    """
+    tensors = _tensors(inputs)
     first = next(iter(tensors.values())).requires_grad_()
     scope: contextlib.AbstractContextManager[Any] = Lifted() if lifted else contextlib.nullcontext()
     with scope:
-        out = module(**tensors, return_dict=False)[0]
+        out = module(**tensors, **_tensors(fixed), return_dict=False)[0]
         (out * torch.from_numpy(probe)).sum().backward()
     grads = {name: p.grad.numpy() for name, p in module.named_parameters()}
     return out.detach().numpy(), {"input": first.grad.numpy(), **grads}
+
+
+def _tensors(arrays: Mapping[str, Array] | None) -> dict[str, Any]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in (arrays or {}).items()}
 
 
 def run_ours(
@@ -94,7 +110,7 @@ def run_ours(
     grads = ft.grad(loss, [values[0], *model.parameters()])
     state = ft.State(model.parameters(None), device=device)
     model.load_state_dict(state, arrays)
-    wide = {"dtype": "float64"} if device == "reference" else {}
+    wide: dict[str, Any] = {"dtype": "float64"} if device == "reference" else {}
     program = ft.compile([out, *grads], values, state=state, device=device, **wide)
     y, *found = (np.asarray(tensor.cpu()) for tensor in program(*inputs.values()))
     return y, dict(zip(["input", *names], found, strict=True))
@@ -120,19 +136,21 @@ def assert_parity(
     inputs: Mapping[str, Array],
     *,
     call: Call | None = None,
+    fixed: Mapping[str, Array] | None = None,
     lifted: bool = True,
     tolerance: float = 1e-9,
 ) -> None:
     """Output and all gradients of `model` agree with diffusers' class on random weights.
 
     inputs: by the names of diffusers' forward, in the order of ours; `call(model, *inputs)` for another way to call it.
+    fixed: what diffusers' forward takes besides.
     """
     module = theirs(model.config_type.class_name, config)
     ours = model.from_config(dict(module.config), dtype="float64")
     with torch.no_grad():
-        shape = module(**{k: torch.from_numpy(np.array(a)) for k, a in inputs.items()}, return_dict=False)[0].shape
+        shape = module(**_tensors(inputs), **_tensors(fixed), return_dict=False)[0].shape
     probe = np.random.default_rng(1).standard_normal(tuple(shape))
-    expected, expected_grads = run_theirs(module, inputs, probe, lifted)
+    expected, expected_grads = run_theirs(module, inputs, probe, lifted, fixed)
     found, grads = run_ours(ours, arrays_of(module), inputs, probe, call)
     errors = dict(differences({"output": found}, {"output": expected}))
     errors |= dict(differences(grads, expected_grads))

@@ -375,6 +375,6 @@ def test_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         exec(compile(block, "models.md", "exec"), module.__dict__)
     held_in = {name: DiT.from_pretrained(tmp_path / name).dtype for name in ("copy", "trained", "averaged")}
     assert held_in == {"copy": ft.bfloat16, "trained": ft.float32, "averaged": ft.bfloat16}
-    assert len(blocks) == 4 and list(module.own.state_dict(ft.State(module.own.parameters(None)))) == [
+    assert len(blocks) == 7 and list(module.own.state_dict(ft.State(module.own.parameters(None)))) == [
         "layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias",
     ]  # fmt: skip
