@@ -125,7 +125,7 @@ def test_heads_taken_first_are_turned_in_registers_too() -> None:
 
 
 def test_columns_of_few_rows_are_not_cut_narrow() -> None:
-    """The sums of a pooling gradient's 27 windows: strips of 8 columns gave wrong numbers there, see configs.MANY_ROWS."""
+    """The 27 windows of a pooling gradient: strips of 8 columns gave wrong numbers there, see configs.MANY_ROWS."""
     x = ft.input((1, 2, 6, 6, 5), "float32")
     y, _ = ft.max_pool3d(x, 3, (2, 1, 2), 1, return_indices=True)
     graph = optimise(Graph((x,), (y, *ft.grad(ft.sum(y), [x]))), target=Target())
