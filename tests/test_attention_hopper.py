@@ -183,7 +183,8 @@ def test_as_exact_as_torch(case: Case) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_which_kernels_run(width: int, layout: str) -> None:
-    """Hopper's, on Hopper, both ways; and q, k and v are read where the projection left them."""
+    """Hopper's, on Hopper, both ways; q, k and v are read where the projection left them, and their gradients stored
+    as it reads them: rows first, so that heads first as the result takes a copy each."""
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the kernels are Hopper's")
     case = Case(width, 1024, 1024, "none", layout, "bfloat16")
@@ -191,7 +192,8 @@ def test_which_kernels_run(width: int, layout: str) -> None:
     ran = kernels_of(program)
     assert "hopper.attention" in ran, ran
     assert ("hopper.attention_backward" in ran) == (width <= 128), ran
-    assert not [launch.label for launch in program.launches if launch.label == "copy"]
+    copies = [launch.label for launch in program.launches if launch.label == "copy"]
+    assert not copies or (layout == "heads" and len(copies) == 3)
 
 
 @pytest.mark.parametrize("mask", ["none", "causal"])

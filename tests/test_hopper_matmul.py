@@ -133,7 +133,7 @@ def run(monkeypatch: pytest.MonkeyPatch, product: Product, config: HopperConfig 
     """The results on the GPU with one configuration."""
     original = lower_module.lower
     forced = Forced(config)
-    monkeypatch.setattr(lower_module, "lower", lambda g, u, t, choices=None: original(g, u, t, forced))
+    monkeypatch.setattr(lower_module, "lower", lambda g, u, t, choices=None, limit=None: original(g, u, t, forced))
     leaves = product.leaves()
     program = ft.compile(product.results(leaves), leaves, device="cuda")
     if config is not None:

@@ -48,6 +48,7 @@ def test_every_gradient_rule_is_reached() -> None:
         and isinstance(op.lowering, Pointwise | View | Reduce | Kernel | Composite)
         and not op.unique
         and name not in seen
+        and not name.startswith("_")  # an op that another test in this process has made
     }
     assert missing <= {"stop_gradient", "fused", "fused_kernel", "nextafter"}  # no 16-bit floats: see test_math
 

@@ -66,7 +66,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBench:
     )
     monkeypatch.setattr(cli_tune, "config", there)
     monkeypatch.setattr(device, "device", lambda like: device.Device("cuda"))
-    monkeypatch.setattr(measure, "DeviceBench", lambda chosen, workers: bench)
+    monkeypatch.setattr(measure, "DeviceBench", lambda chosen, workers, deterministic=True: bench)
     monkeypatch.setenv("FLAME_STORE", str(tmp_path / "s"))
     (tmp_path / "tuned_model.py").write_text(MODEL)
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,9 @@ from .region import Generated
 MOST_CANDIDATES = 32
 VECTOR = 8  # elements of 16 bits that one load takes
 SHORT_ROW = 512  # elements of a row, below which one row cannot occupy a program
+# Rows from which columns may be summed in strips narrower than 32. Below, triton 3.6 gave wrong numbers for one such
+# strip on an H200: the gradient of max_pool3d, 32 rows by 8 columns in one warp; with 32 columns it is right.
+MANY_ROWS = 256
 LEAST_STAGED = 1024  # bytes of a tile that are worth loading ahead
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
 MUCH_LOADED = 8  # bytes for one element, beyond which threads hold fewer elements
@@ -48,6 +51,8 @@ def candidates(kernel: Generated, target: Target) -> list[RegionConfig]:
         if kernel.whole_rows or kernel.form != "columns":
             talls = [t for t in talls if t <= 128]
             widths = [w for w in widths if w >= 32 or kernel.whole_rows]
+        elif kernel.rows < MANY_ROWS:
+            widths = [w for w in widths if w >= 32]
         stages = (1, 2, 3, 4) if kernel.form == "columns" else (1,)
         found = [RegionConfig(*c) for c in itertools.product(talls, widths, (1, 2, 4, 8, 16), stages)]
     worth = [c for c in found if _worth(kernel, c, target)]
@@ -144,7 +149,7 @@ def _column_strips(kernel: Generated, columns: int, target: Target) -> RegionCon
     width = min(columns, 512)
     while width > 32 and kernel.groups * columns // width < 8 * target.processors:
         width //= 2
-    if 4 * kernel.groups * columns < 32 * target.processors:
+    if kernel.rows >= MANY_ROWS and 4 * kernel.groups * columns < 32 * target.processors:
         width = min(columns, 8)
         tall = max(1, min(power_of_two(kernel.rows), 8192 // width))
         return RegionConfig(tall, width, min(16, max(1, tall * width // 512)))
