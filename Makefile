@@ -12,7 +12,7 @@ ARGS    ?=
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 TORCH   := $(shell sed -n 's/^\(torch==[0-9][^ ]*\).*/\1/p' requirements-cpu.txt)
 SOURCES := flame_triton tests $(wildcard bench) $(wildcard examples)
 INSTALL := $(VENV)/.installed-package
