@@ -23,9 +23,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import json
 import math
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -161,17 +163,30 @@ def _grad(parameter: Tensor) -> Tensor:
 
 def their_model(row: Row, weights: Mapping[str, Tensor]) -> Any:
     """diffusers' model with these weights, made on the device."""
-    import diffusers
-
     device = torch.device("cuda" if _cuda() else "cpu")
     with device:
-        module = getattr(diffusers, row.model.config_type.class_name)(**row.config)
+        module = _diffusers(row.model.config_type.class_name)(**row.config)
     module = module.to(device, torch.float32).eval()
     module.load_state_dict(weights, strict=False)  # its own table of positions stays
     missing = {name for name, _ in module.named_parameters()} ^ set(weights)
     if missing:
         raise ValueError(f"the parameters are not the same: {sorted(missing)[:5]}")
     return module
+
+
+def _diffusers(name: str) -> Any:
+    """The class of diffusers called `name`. diffusers imports transformers and peft where they are installed, though
+    its models need neither; and not every transformers takes the huggingface_hub that diffusers needs. So they are
+    hidden from it, unless it is imported already, when it knows of them."""
+    unwanted = () if "diffusers" in sys.modules else ("transformers", "peft")
+    modules: dict[str, Any] = sys.modules  # None is what hides one
+    hidden = {module: None for module in unwanted if module not in modules}
+    modules.update(hidden)
+    try:
+        return getattr(importlib.import_module("diffusers"), name)
+    finally:
+        for module in hidden:
+            del modules[module]
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +58,29 @@ def test_a_side_that_fails_does_not_hide_the_other(monkeypatch: pytest.MonkeyPat
     assert result["ours"] == {"failed": "ValueError: no memory left"}
     assert result["torch eager"]["agrees"] and "no memory left" in "".join(said)
     assert "failed" in models.table(result)
+
+
+def test_diffusers_is_imported_beside_packages_that_cannot_be(tmp_path: Path) -> None:
+    for name, version in (("transformers", "5.17.0"), ("peft", "0.21.2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('another huggingface_hub is required')")
+        about = tmp_path / f"{name}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    script = "; ".join(
+        [
+            "import sys, bench.models as m",
+            "print([m._diffusers(row(True).model.config_type.class_name).__name__ for row in m.ROWS.values()])",
+            "assert not {'transformers', 'peft'} & set(sys.modules)",
+        ]
+    )
+    path = os.pathsep.join([str(tmp_path), *(p for p in sys.path if p)])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "'FluxTransformer2DModel', 'SD3Transformer2DModel', 'DiTTransformer2DModel'" in done.stdout
