@@ -14,9 +14,9 @@ from .region import Generated
 MOST_CANDIDATES = 32
 VECTOR = 8  # elements of 16 bits that one load takes
 SHORT_ROW = 512  # elements of a row, below which one row cannot occupy a program
-# Rows from which columns may be summed in strips narrower than 32. Below, one such strip gave wrong numbers on an H200:
-# the gradient of max_pool3d, 32 rows by 8 columns in one warp. Its PTX is right, so ptxas 12.8.93 is not; with 32
-# columns it is right.
+# Rows from which columns are summed in strips narrower than 32 unmeasured. One such strip gave wrong numbers on an H200:
+# the gradient of max_pool3d, 32 rows by 8 columns in one warp; with 32 columns it is right. What the tuner chooses, it
+# has checked.
 MANY_ROWS = 256
 LEAST_STAGED = 1024  # bytes of a tile that are worth loading ahead
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
@@ -52,8 +52,6 @@ def candidates(kernel: Generated, target: Target) -> list[RegionConfig]:
         if kernel.whole_rows or kernel.form != "columns":
             talls = [t for t in talls if t <= 128]
             widths = [w for w in widths if w >= 32 or kernel.whole_rows]
-        elif kernel.rows < MANY_ROWS:
-            widths = [w for w in widths if w >= 32]
         stages = (1, 2, 3, 4) if kernel.form == "columns" else (1,)
         found = [RegionConfig(*c) for c in itertools.product(talls, widths, (1, 2, 4, 8, 16), stages)]
     worth = [c for c in found if _worth(kernel, c, target)]
