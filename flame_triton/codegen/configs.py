@@ -14,9 +14,9 @@ from .region import Generated
 MOST_CANDIDATES = 32
 VECTOR = 8  # elements of 16 bits that one load takes
 SHORT_ROW = 512  # elements of a row, below which one row cannot occupy a program
-# Rows from which columns are summed in strips narrower than 32 unmeasured. One such strip gave wrong numbers on an H200:
-# the gradient of max_pool3d, 32 rows by 8 columns in one warp; with 32 columns it is right. What the tuner chooses, it
-# has checked.
+# Rows from which columns are summed in strips narrower than 32 without measuring. One such strip gave wrong numbers on
+# an H200: the gradient of max_pool3d, 32 rows by 8 columns in one warp; 32 columns are right. The tuner checks numbers,
+# so it may choose any width.
 MANY_ROWS = 256
 LEAST_STAGED = 1024  # bytes of a tile that are worth loading ahead
 TILE_VALUES = 96  # float32 elements of tiles that a thread may hold in registers at once, roughly
