@@ -339,10 +339,10 @@ def compare(row: Row, options: argparse.Namespace, say: Callable[[str], None]) -
     result |= {"state": options.state, "fused": options.fused, "attention": options.attention}
     if options.state == "bfloat16":
         weights = {name: tensor.to(torch.bfloat16).float() for name, tensor in weights.items()}
-    _pin_attention(options.attention)
     wide = their_side(row, weights, batches[0], "eager", wide=True)
     loss, reference = wide.more["first_loss"], {name: wide.moment(name).clone() for name in watched}
     del wide
+    _pin_attention(options.attention)  # not for the reference: in float32 neither of the two can be had
     makers = {"ours": lambda: our_side(row, weights, batches[0], options.state, options.fused)}
     makers |= {
         f"torch {mode}": lambda mode=mode: their_side(row, weights, batches[0], mode, options.state)
