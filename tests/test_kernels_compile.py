@@ -26,7 +26,7 @@ import pytest
 if __name__ == "__main__":
     os.environ["FLAME_INTERPRET"] = "0"
 
-from flame_triton.kernels.portable import foreach, indexing, matmul, matmul_configs  # isort: skip
+from flame_triton.kernels.portable import column_sums, foreach, indexing, matmul, matmul_configs  # isort: skip
 from flame_triton.kernels.portable import library as lib  # isort: skip
 import triton
 import triton.language as tl
@@ -192,6 +192,19 @@ def other_cases(arch: int) -> Iterator[Case]:
     signature = {"pointers_ptr": "*i64", "chunks_ptr": "*i64", "scalars": (), "partials_ptr": "*fp32"}
     signature.update(dict.fromkeys(constants, "constexpr"))
     yield Case("foreach_sum", arch, foreach.foreach_sum, signature, constants, ptx_has=("ld.global.v2.b32",))
+
+    for given, rounding, out in (
+        (tl.float32, tl.bfloat16, tl.bfloat16),
+        (tl.float32, tl.bfloat16, tl.float32),
+        (tl.float64, tl.float64, tl.float64),
+    ):
+        constants = {"IN": given, "ROUNDING": rounding, "OUT": out}
+        constants |= {"BLOCK_R": column_sums.BLOCK_R, "BLOCK_N": column_sums.BLOCK_N}
+        signature = {"pointers_ptr": "*i64", "tiles_ptr": "*i64", **dict.fromkeys(constants, "constexpr")}
+        yield Case(
+            f"column_sums {rounding} {out}", arch, column_sums.column_sums, signature, constants, column_sums.WARPS,
+            ptx_lacks=("atom.", "red.global"),
+        )  # fmt: skip
 
     for dtype in ("float32", "float64", "bfloat16"):
         constants = {"UNARY": tuple(getattr(lib, f) for f in UNARY), "BINARY": tuple(getattr(lib, f) for f in BINARY)}

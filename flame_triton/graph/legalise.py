@@ -23,12 +23,14 @@ COLUMN_LIMIT = 64  # rows that one program of a column reduction walks at least 
 LAST_STAGE = 256  # rows of partial sums that one more launch adds up
 PROGRAMS = 1  # of a column reduction for each processor, about
 PARTIAL_COST = 1.5  # what a row of partial sums costs, written and read again, in rows walked
+LEAST_BLOCK = 32  # neighbours that are kept, where sums over several axes are taken block by block
 GROUPS_ENOUGH = 128  # groups that fill the device by themselves
 INTERPRETED_ROW_LIMIT = 1 << 17
 
 
 def legalise(graph: Graph, target: Target) -> Graph:
     """The graph with canonical reductions and split matrix products."""
+    blocks = {_blocks(node) for node in graph.nodes} - {None}
 
     def rule(node: Node) -> tuple[Value, ...] | None:
         if not any(t.size for t in node.types) and not isinstance(node.op.lowering, Leaf):
@@ -36,6 +38,9 @@ def legalise(graph: Graph, target: Target) -> Graph:
                 return tuple(call("full", t.shape, 0, t.dtype) for t in node.types)
         if isinstance(node.op.lowering, Reduce):
             with derived_from(node):
+                shape = node.inputs[0].shape
+                if _blocks(node) or (shape in blocks and node.attrs["axes"] == (0, 1, 2) and node.op.name == "sum"):
+                    return (_summed_in_blocks(node, target),)
                 return (_reduce(node, target),)
         if node.op.name == "matmul":
             with derived_from(node):
@@ -86,6 +91,36 @@ def _reduce(node: Node, target: Target) -> Value:
         order = (*(a for a in range(x.ndim) if a not in axes), *axes)
         flat = _rows(kind, call("reshape", call("transpose", x, order), (result.size, count)), target)
     return call("reshape", call("cast", flat, result.dtype), result.shape)
+
+
+def _blocks(node: Node) -> tuple[int, ...] | None:
+    """The shape of [A, B, C, D] if the node sums over A and C, as for the bias of heads that lie apart."""
+    if node.op.name != "sum" or node.inputs[0].ndim != 4:
+        return None
+    shape = node.inputs[0].shape
+    summed = [a for a in node.attrs["axes"] if shape[a] != 1]
+    apart = summed in ([0, 2], [2]) and shape[1] > 1 and LEAST_BLOCK <= shape[3] <= ROW_LIMIT
+    return shape if apart and shape[2] > COLUMN_LIMIT else None
+
+
+def _summed_in_blocks(node: Node, target: Target) -> Value:
+    """Sums of [A, B, C, D] over A and C, or over all but D: first over pieces of C, then over all pieces. Both sums of
+    one value begin with the same pieces, in one kernel."""
+    x, result = node.inputs[0], node.type
+    a, b, c, d = x.shape
+    x = call("cast", x, float32) if x.dtype.is_low_precision else x
+    narrow = max(1, min(8, 1024 // d))
+    most = LAST_STAGE * narrow // (a * b)
+    piece = c if target.interpreted else _rows_walked(a * b, c, PROGRAMS * target.processors * narrow, most)
+    x = _padded("sum", x, 2, piece)
+    parts = x.shape[2] // piece
+    partial = make("sum", [call("reshape", x, (a * b * parts, piece, d))], axes=(1,)).out
+    flat = (1, a * b * parts, d)
+    if 1 not in node.attrs["axes"]:
+        partial = call("transpose", call("reshape", partial, (a, b, parts, d)), (0, 2, 1, 3))
+        flat = (1, a * parts, b * d)
+    total = _columns("sum", call("reshape", partial, flat), target)
+    return call("reshape", call("cast", total, result.dtype), result.shape)
 
 
 def _run_by_run(node: Node, x: Value, target: Target) -> Value:
@@ -153,15 +188,18 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
 
 
-def _rows_walked(groups: int, length: int, processors: int) -> int:
+def _rows_walked(groups: int, length: int, processors: int, most: int = 1 << 30) -> int:
     """How many rows of a column reduction one program walks, so that the busiest processor walks few and there are few
-    partial sums. A divisor of the length, so that what else reads these rows can share the kernel, if one will do."""
+    partial sums. A divisor of the length, so that what else reads these rows can share the kernel, if one will do.
+
+    most: parts of each group; more if one part would be too long.
+    """
 
     def cost(parts: int) -> float:
         programs = groups * parts
         return -(-programs // processors) * (length // parts) + PARTIAL_COST * programs / processors
 
-    parts = min((d for d in range(1, length // 2 + 1) if length % d == 0), key=cost)
+    parts = min((d for d in range(1, max(1, min(length // 2, most)) + 1) if length % d == 0), key=cost)
     even = length * groups / processors
     return length // parts if cost(parts) <= 4 * even + COLUMN_LIMIT else COLUMN_LIMIT
 

@@ -16,6 +16,7 @@ from .legalise import legalise
 from .placement import place
 from .plan import Target
 from .simplify import simplify
+from .sums import gather_sums
 
 STAGES = ("build", "simplify", "decompose", "placement", "legalise", "fuse")
 
@@ -39,7 +40,7 @@ def optimise(
         ("simplify", simplify),
         ("decompose", lambda g: simplify(join(simplify(decompose(g, keep=("concat",)))))),
         ("placement", _placed),
-        ("legalise", lambda g: batch(simplify(legalise(g, target)))),
+        ("legalise", lambda g: gather_sums(batch(simplify(legalise(g, target))))),
         ("fuse", lambda g: fuse(g, target)),
     ]
     with without_collection():

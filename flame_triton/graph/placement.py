@@ -70,7 +70,7 @@ class _Placement:
         if found and found[0][0] in self.rows:
             return self._in_rows(node, *found[0])
         if not found:
-            return None
+            return self._sum_of_rows(node) if node.op.name == "sum" else None
         with derived_from(node):
             match node.op.lowering:
                 case Pointwise():
@@ -98,6 +98,30 @@ class _Placement:
         self.rows.update(v for v in self._fresh if v not in self.rows)
         self._fresh.clear()
         return made
+
+    def _sum_of_rows(self, node: Node) -> tuple[Value, ...] | None:
+        """The sum of a reshape of normed rows, in the order in which they were normed: the gradient of a bias, heads
+        being merged, from heads that lie apart. The kernel that computes the rows sums them on the way."""
+        source = node.inputs[0]
+        if source.node.op.name != "reshape":
+            return None
+        known = self._order(source.node.inputs[0])
+        if known is None or known[0] not in self.rows or known[1] == tuple(range(len(known[1]))):
+            return None
+        ordered, axes = known
+        groups = regrouped(tuple(ordered.shape[a] for a in axes), source.shape)
+        summed: list[int] = []
+        for old, made in groups or ():
+            within = [a in node.attrs["axes"] for a in made if source.shape[a] != 1]
+            if any(within) and not all(within):
+                return None
+            summed += old if any(within) else []
+        places = tuple(sorted(axes[a] for a in summed))
+        if not places or ordered.ndim - 1 in places or axes[-1] != ordered.ndim - 1:
+            return None
+        with derived_from(node):
+            total = make("sum", [ordered], axes=places).out
+            return (call("reshape", call("transpose", total, axes), node.type.shape),)
 
     def _order(self, value: Value) -> tuple[Value, Axes] | None:
         """(ordered, axes) if `value` is transpose(ordered, axes), or an ordered value itself."""

@@ -215,7 +215,7 @@ def _rank(scored: tuple[float, int, Candidate]) -> tuple[float, int]:
 
 
 def _repeatable(node: Node) -> bool:
-    """Not for maps over many tensors: all of them would be made again for one."""
+    """Not for maps over many tensors, or sums of many: all of them would be made again for one."""
     kernel = node.attrs["kernel"].lowering if "kernel" in node.attrs else node.op.lowering
     many = isinstance(kernel, Kernel) and kernel.family.startswith("foreach")
     return not many and not node.op.unique and isinstance(kernel, Kernel | Fused)

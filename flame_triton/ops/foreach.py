@@ -241,6 +241,29 @@ for _name, _infer, _ref, _vjp, _doc in (
     register(Op(_name, _infer, Kernel(_name), _ref, _vjp, doc=_doc, stores=True))
 
 
+# ---- column sums: made by graph/sums.py, after autodiff ---------------------------------------------------------
+
+
+def _column_sums_type(first: TensorType, *rest: TensorType, rounding: DType, dtype: DType) -> tuple[TensorType, ...]:
+    types = (first, *rest)
+    if any(t.ndim != 4 or t.dtype is not first.dtype for t in types):
+        raise ShapeError(f"expects arrays [A, R, B, N] of one dtype, got {', '.join(map(str, types))}")
+    return tuple(TensorType((1, 1, *t.shape[2:]), dtype) for t in types)
+
+
+def _column_sums_ref(*arrays: np.ndarray, rounding: DType, dtype: DType) -> Any:
+    sums = [dtype.convert(rounding.convert(np.sum(a, (0, 1), keepdims=True))) for a in arrays]
+    return sums[0] if len(sums) == 1 else tuple(sums)
+
+
+register(
+    Op(
+        "foreach_columns", _column_sums_type, Kernel("foreach_columns", takes=("strided",)), _column_sums_ref,
+        doc="Of each array [A, R, B, N] the sums over A and R, [1, 1, B, N]: rounded, then of `dtype`.",
+    )
+)  # fmt: skip
+
+
 # ---- public ----------------------------------------------------------------------------------------------------
 
 _rows = ((randn(3, 5), randn(3, 5, seed=1)), (randn(7), randn(7, seed=1)), (randn(), randn(seed=1)))

@@ -1,4 +1,4 @@
-"""How multi-tensor maps and sums become launches."""
+"""How multi-tensor maps and sums, and the column sums of many matrices, become launches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...graph.plan import Argument, ConstantTable, KernelRef, Operand, PointerTa
 from ...ir.graph import Graph
 from ...ir.node import Node, make
 from ...ir.op import OPS, call
+from ...kernels.portable import column_sums as column_kernel
 from ...kernels.portable import foreach as foreach_kernel
 from ...types import TensorType
 
@@ -156,4 +157,28 @@ def _launch_rows(
     )  # fmt: skip
 
 
-FAMILIES = {"foreach": foreach, "foreach_sum": foreach_sum}
+def foreach_columns(lowering: Lowering, node: Node) -> None:
+    """The column sums of many arrays [A, R, B, N], over A and R."""
+    results = [lowering.slots[v] for v in node.outputs]
+    read = [lowering.strided(v) for v in node.inputs]
+    written = [Operand(slot, v.dtype) for slot, v in zip(results, node.outputs, strict=True)]
+    arrays = [(v.shape, strides) for v, (_, strides) in zip(node.inputs, read, strict=True)]
+    widest = max(v.shape[-1] for v in node.inputs)
+    block = column_kernel.interpreted_block(widest) if lowering.target.interpreted else column_kernel.BLOCK_N
+    tiles = column_kernel.tiles(arrays, block)
+    constexprs = {
+        "IN": KernelRef("triton.language", triton_name(node.inputs[0].dtype)),
+        "ROUNDING": KernelRef("triton.language", triton_name(node.attrs["rounding"])),
+        "OUT": KernelRef("triton.language", triton_name(node.outputs[0].dtype)),
+        "BLOCK_R": column_kernel.BLOCK_R,
+        "BLOCK_N": block,
+    }
+    table = PointerTable(tuple((operand, out) for (operand, _), out in zip(read, written, strict=True)))
+    lowering.emit(
+        node, KernelRef("flame_triton.kernels.portable.column_sums", "column_sums"), (len(tiles),),
+        [table, ConstantTable(tiles)], constexprs, {"num_warps": column_kernel.WARPS},
+        [lowering.slot(v) for v in node.inputs], results, f"column sums x {len(arrays)}",
+    )  # fmt: skip
+
+
+FAMILIES = {"foreach": foreach, "foreach_sum": foreach_sum, "foreach_columns": foreach_columns}
