@@ -1,12 +1,13 @@
 """A training step of all of Flux-dev on one GPU: 19 + 38 blocks, 11.9 billion parameters, 1024 x 1024 pixels.
 
-    python -m bench.flux_dev [--steps 5] [--budget 0.5] [--out FILE]        on a GPU with 141 GB
-    python -m bench.flux_dev --tiny                                         1 + 1 small blocks, also without a GPU
+    python -m bench.flux_dev [--steps 5] [--budget 0.5] [--moments bfloat16] [--out FILE]       on a GPU with 141 GB
+    python -m bench.flux_dev --tiny                                            1 + 1 small blocks, also without a GPU
 
-A step is the forward pass of 4096 tokens of the picture and 512 of text, batch 1, the mean squared error in float32, the
-backward pass and AdamW, which moves every weight. To fit: bfloat16 weights with stochastic rounding and no masters,
-float32 moments, each update right after its gradient, and recomputation within a memory budget. Weights are random and
-drawn where they lie; the batch is the same in every step.
+A step is the forward pass of 4096 tokens of the picture and 512 of text, batch 1, the mean squared error in float32,
+the backward pass and AdamW, which moves every weight. To fit: bfloat16 weights with stochastic rounding and no masters,
+each update right after its gradient, and recomputation within a memory budget; with --moments bfloat16 instead of
+float32 nothing has to be computed again. Weights are random and drawn where they lie; the batch is the same in every
+step.
 
 Printed: the options, the plan with its peak beside what torch's allocator held at most, the seconds of every part of
 the start, each loss, and the median step. Model operations are three times those of the forward pass's products and
@@ -21,7 +22,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -41,9 +42,9 @@ from flame_triton.models import FluxConfig, Model, token_places
 
 GIB = 1 << 30
 LR = 1e-5
-BUDGETS = [0.5, 0.3]
-TINY_BUDGETS = [0.8, 1.0]
-OPTIONS = "bfloat16 weights, stochastic rounding, float32 moments, fused_backward=True"
+BUDGETS = {"float32": (0.5, 0.3), "bfloat16": (1.0, 0.5)}
+TINY_BUDGETS = (0.8, 1.0)
+OPTIONS = "bfloat16 weights, stochastic rounding, {} moments, fused_backward=True"
 
 
 # ---- the step --------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def flux(tiny: bool) -> Row:
     return replace(row, inputs=inputs, target=(1, 64, channels), ours={"places": places})
 
 
-def build(row: Row) -> Step:
+def build(row: Row, moments: str = "float32") -> Step:
     """The step of a row. Every parameter starts from 0: `draw` gives it numbers on the device."""
     model = row.model.from_config(row.config, dtype="bfloat16")
     names = (name for name, _ in row.model.from_config(row.config).named_parameters(None))  # asked for, they are made
@@ -83,7 +84,7 @@ def build(row: Row) -> Step:
     inputs = [ft.input(shape, dtype, name=name) for name, (shape, dtype) in row.inputs.items()]
     target = ft.input(row.target, "float32", name="target")
     loss = ft.mse_loss(ft.cast(model(*inputs, **row.ours), "float32"), target)
-    optimizer = ft.optim.AdamW(model.parameters(), LR, rounding="stochastic", fused_backward=True)
+    optimizer = ft.optim.AdamW(model.parameters(), LR, rounding="stochastic", moment_dtype=moments, fused_backward=True)
     updates = optimizer.updates(ft.grad(loss, model.parameters()))
     inputs.append(target)
     operations = 3 * sum(map(flops, Graph(tuple(inputs), (loss,)).nodes))
@@ -119,7 +120,7 @@ def batch(row: Row, inputs: list[Value], memory: str) -> list[Tensor]:
 
 
 def program_of(
-    step: Step, state: ft.State, budgets: list[float], say: Callable[[str], None]
+    step: Step, state: ft.State, budgets: Sequence[float], say: Callable[[str], None]
 ) -> tuple[ft.Program, float]:
     """The program under the first budget that fits, and that budget."""
     for budget in budgets:
@@ -170,16 +171,19 @@ def run(row: Row, options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was found."""
     cuda = config.gpu_available() and not config.interpreted()
     watch = Watch(cuda)
-    step = build(row)
+    step = build(row, options.moments)
+    chosen = OPTIONS.format(options.moments)
     count = sum(v.size for v in step.model.parameters())
     watch.lap("graph")
-    watch.say(f"{count / 1e9:.3f} billion parameters; {OPTIONS}")
+    watch.say(f"{count / 1e9:.3f} billion parameters; {chosen}")
     state = ft.State(step.state_values, device="cuda" if cuda else "interpreter")
     draw(step.model, state)
     arrays = batch(row, step.inputs, state.device.memory)
     watch.lap("state")
     watch.say(f"state of {state.nbytes / GIB:.2f} GiB made and drawn in {watch.parts['state']:.1f} s")
-    program, budget = program_of(step, state, options.budget or (TINY_BUDGETS if options.tiny else BUDGETS), watch.say)
+    program, budget = program_of(
+        step, state, options.budget or (TINY_BUDGETS if options.tiny else BUDGETS[options.moments]), watch.say
+    )
     watch.lap("planning")
     watch.say(
         f"memory_budget={budget}: {len(program.launches)} launches of {program.distinct_kernels} kernels, peak "
@@ -197,7 +201,7 @@ def run(row: Row, options: argparse.Namespace) -> dict[str, Any]:
     memory = watch.memory()
     median = statistics.median(times[2:])  # the first may have warmed up, the second may have recorded
     return {
-        "machine": machine(), "parameters": count, "options": f"{OPTIONS}, memory_budget={budget}",
+        "machine": machine(), "parameters": count, "options": f"{chosen}, memory_budget={budget}",
         "launches": len(program.launches), "kernels": program.distinct_kernels, "seconds": watch.parts,
         "whole_seconds": time.perf_counter() - watch.begun, "planned_bytes": program.peak_bytes,
         "state_bytes": state.nbytes, "peak_bytes": memory["peak"], "used_bytes": memory["used"],
@@ -214,8 +218,8 @@ def text(found: dict[str, Any]) -> str:
         f"options      {found['options']}",
         f"program      {found['launches']} launches of {found['kernels']} kernels",
         f"seconds      {seconds}, first step {found['step_ms'][0] / 1e3:.1f}, all {found['whole_seconds']:.1f}",
-        f"peak         {found['planned_bytes'] / GIB:.2f} GiB planned, {found['peak_bytes'] / GIB:.2f} GiB held by torch's "
-        f"allocator, {found['used_bytes'] / GIB:.2f} of {found['total_bytes'] / GIB:.2f} GiB of the device in use",
+        f"peak         {found['planned_bytes'] / GIB:.2f} GiB planned, {found['peak_bytes'] / GIB:.2f} GiB held by "
+        f"torch's allocator; {found['used_bytes'] / GIB:.2f} of {found['total_bytes'] / GIB:.2f} GiB of the device",
         f"step         {found['median_ms']:.1f} ms median; {found['tflops']:.0f} TFLOP/s of the model's "
         f"{found['operations'] / 1e12:.1f} TFLOP",
         f"losses       {' '.join(f'{loss:.6f}' for loss in found['losses'])}",
@@ -234,6 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, default=5, help="at least 3")
     parser.add_argument("--budget", type=float, action="append", help="memory_budget; several are tried in turn")
+    parser.add_argument("--moments", choices=BUDGETS, default="float32", help="the dtype of AdamW's moments")
     parser.add_argument("--out", type=Path, help="a file for all that was found, as JSON")
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     options = parser.parse_args(arguments)

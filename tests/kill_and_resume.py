@@ -81,8 +81,8 @@ def make_training(device: str) -> Any:
 
 
 def child(folder: Path, device: str) -> None:
-    """Train to the end, from the newest checkpoint if there is one. Says when training begins, how long what came before
-    it took, and when it ends."""
+    """Train to the end, from the newest checkpoint if there is one. Says when training begins, how long what came
+    before it took, and when it ends."""
     from flame_triton.train.choose import find
     from flame_triton.train.folder import RunFolder, read_progress
     from flame_triton.train.loop import train
