@@ -10,6 +10,7 @@ whatever has no elements. Everything else is views, which cost nothing.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
@@ -107,7 +108,7 @@ def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
 
 def _divisor(n: int, most: int) -> int:
     """The largest divisor of n that is at most `most`."""
-    return max(d for d in range(1, most + 1) if n % d == 0)
+    return next(d for d in range(most, 0, -1) if n % d == 0)
 
 
 def _piece(length: int, most: int) -> int:
@@ -152,6 +153,7 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
 
 
+@cache
 def _rows_walked(groups: int, length: int, processors: int) -> int:
     """How many rows of a column reduction one program walks, so that the busiest processor walks few and there are few
     partial sums. A divisor of the length, so that what else reads these rows can share the kernel, if one will do."""
