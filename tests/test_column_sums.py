@@ -118,6 +118,55 @@ def test_a_program(dtype: str, casts: tuple[str, ...]) -> None:
         np.testing.assert_allclose(made.double().cpu().numpy(), r, rtol=limit, atol=limit)
 
 
+@pytest.mark.parametrize("axes", [(0, 2), (2,), (0, 1, 2), (0, 1), (1, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 130, 32), (1, 3, 700, 64), (2, 1, 96, 32), (3, 2, 67, 33)], ids=str)
+def test_sums_block_by_block(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    """Of [A, B, C, D] over A and C, and all others of the same value beside it."""
+    x = ft.input(shape, "float32")
+    outputs = [ft.sum(x, axes), ft.sum(x * x, (0, 2)), ft.sum(x, (0, 1, 2))]
+    feeds = {x: np.random.default_rng(0).standard_normal(shape)}
+    want = evaluate(outputs, feeds)
+    for target in (Target(), Target(interpreted=True)):
+        graph = optimise(Graph((x,), tuple(outputs)), target=target)
+        verify(graph, "fuse")
+        for a, r in zip(evaluate(graph, feeds), want, strict=True):
+            assert_close(a, r, "float64", tolerance=1e-12, floor=1.0)
+
+
+def projected(tokens: int, heads: int, width: int, dtype: str) -> tuple[list[Value], list[Value]]:
+    """(leaves, gradients) of heads that are projected with a bias, normed and turned heads first."""
+    x = ft.input((2, tokens, 32), dtype, name="x")
+    w, b = ft.input((heads * width, 32), dtype, name="w"), ft.input((heads * width,), dtype, name="b")
+    gain, g = ft.input((width,), dtype, name="gain"), ft.input((2, heads, tokens, width), dtype, name="g")
+    y = ft.rms_norm(ft.transpose(ft.reshape(ft.linear(x, w, b), (2, tokens, heads, width)), (0, 2, 1, 3)), width, gain)
+    taken = ft.cumsum(g, 2)  # stands for what attention gives
+    return [x, w, b, gain, g], ft.grad([y], [x, w, b, gain], grad_output=[taken])
+
+
+def test_a_bias_is_summed_where_its_heads_are_normed() -> None:
+    """One kernel computes the gradient of what was projected, and both partial sums."""
+    leaves, gradients = projected(1024, 8, 64, "bfloat16")
+    labels = [launch.label for launch in launches(leaves, gradients)]
+    last = labels.index("column sums x 2")
+    assert [label for label in labels[:last] if "sum" in label] == ["cumsum", "add_square_sum_mul_rsqrt_etc"], labels
+
+
+@pytest.mark.parametrize("tokens", [5, 66, 70])
+def test_a_bias_of_normed_heads(tokens: int) -> None:
+    leaves, gradients = projected(tokens, 3, 32, "float32")
+    rng = np.random.default_rng(0)
+    feeds = {v: rng.standard_normal(v.shape) for v in leaves}
+    want = evaluate(gradients, feeds)
+    for target in (Target(), Target(interpreted=True)):
+        graph = optimise(Graph(tuple(leaves), tuple(gradients)), target=target)
+        verify(graph, "fuse")
+        for a, r in zip(evaluate(graph, feeds), want, strict=True):
+            assert_close(a, r, "float64", tolerance=1e-11, floor=1.0)
+    program = ft.compile(gradients, leaves, device=DEVICE)
+    for a, r in zip(program(*(feeds[v].astype(np.float32) for v in leaves)), want, strict=True):
+        assert_close(a.cpu().numpy(), r, "float32", tolerance=1e-4, floor=1.0)
+
+
 def test_an_optimizer_reads_them() -> None:
     """Gradients that a map over many tensors reads, of parameters that are updated in place."""
     w = [ft.parameter((48,), "float32", init=np.full(48, i, np.float32), name=f"w{i}") for i in range(3)]

@@ -10,6 +10,7 @@ whatever has no elements. Everything else is views, which cost nothing.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
@@ -93,14 +94,18 @@ def _reduce(node: Node, target: Target) -> Value:
     return call("reshape", call("cast", flat, result.dtype), result.shape)
 
 
+def in_blocks(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+    """True if a sum of [A, B, C, D] over A and C, as for the bias of heads that lie apart, is taken block by block."""
+    if len(shape) != 4 or not (axes == (0, 2) or (axes == (2,) and shape[0] == 1)):
+        return False
+    return shape[0] > 0 and shape[1] > 1 and shape[2] > COLUMN_LIMIT and LEAST_BLOCK <= shape[3] <= ROW_LIMIT
+
+
 def _blocks(node: Node) -> tuple[int, ...] | None:
-    """The shape of [A, B, C, D] if the node sums over A and C, as for the bias of heads that lie apart."""
-    if node.op.name != "sum" or node.inputs[0].ndim != 4:
+    """The shape of what a node sums block by block, or None."""
+    if node.op.name != "sum" or not in_blocks(node.inputs[0].shape, node.attrs["axes"]):
         return None
-    shape = node.inputs[0].shape
-    summed = [a for a in node.attrs["axes"] if shape[a] != 1]
-    apart = summed in ([0, 2], [2]) and shape[1] > 1 and LEAST_BLOCK <= shape[3] <= ROW_LIMIT
-    return shape if apart and shape[2] > COLUMN_LIMIT else None
+    return node.inputs[0].shape
 
 
 def _summed_in_blocks(node: Node, target: Target) -> Value:
@@ -143,7 +148,7 @@ def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
 
 def _divisor(n: int, most: int) -> int:
     """The largest divisor of n that is at most `most`."""
-    return max(d for d in range(1, most + 1) if n % d == 0)
+    return next(d for d in range(most, 0, -1) if n % d == 0)
 
 
 def _piece(length: int, most: int) -> int:
@@ -188,6 +193,7 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
 
 
+@cache
 def _rows_walked(groups: int, length: int, processors: int, most: int = 1 << 30) -> int:
     """How many rows of a column reduction one program walks, so that the busiest processor walks few and there are few
     partial sums. A divisor of the length, so that what else reads these rows can share the kernel, if one will do.

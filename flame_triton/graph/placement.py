@@ -18,6 +18,7 @@ from typing import Any
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
 from ..ir.op import Kernel, Pointwise, Reduce, View, call
+from .legalise import in_blocks
 
 Axes = tuple[int, ...]
 
@@ -117,7 +118,7 @@ class _Placement:
                 return None
             summed += old if any(within) else []
         places = tuple(sorted(axes[a] for a in summed))
-        if not places or ordered.ndim - 1 in places or axes[-1] != ordered.ndim - 1:
+        if not in_blocks(ordered.shape, places):
             return None
         with derived_from(node):
             total = make("sum", [ordered], axes=places).out
