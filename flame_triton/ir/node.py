@@ -325,7 +325,7 @@ def inlined(node: Node, inputs: Sequence[Value], caller: Node) -> Node:
 
 def attr_key(value: Any) -> Any:
     """A hashable key of an attribute that tells type and bits apart: 0.0 from -0.0, 1 from True; NaN equals itself."""
-    kind: type[Any] = type(value)
+    kind = cast(type[Any], type(value))
     if kind is int or kind is str or kind is bool or value is None:
         return (kind, value)
     if kind is tuple or kind is list:
