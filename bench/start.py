@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from itertools import pairwise
 
 COLUMNS = ("graph", "state", "compile", "kernels", "first", "second", "sum")
 
@@ -53,7 +54,7 @@ def once(target: str) -> dict[str, float]:
         program(*arrays)
         _wait(device)
         times.append(time.perf_counter())
-    parts = dict(zip(COLUMNS, (b - a for a, b in zip(times, times[1:], strict=False)), strict=False))
+    parts = dict(zip(COLUMNS, (b - a for a, b in pairwise(times)), strict=False))
     return parts | {"sum": sum(parts[c] for c in ("graph", "compile", "kernels", "first"))}
 
 
