@@ -17,7 +17,7 @@ from torch import Tensor
 
 import flame_triton as ft
 from bench.backward import cut_forward
-from bench.opponents import MODES, Run, Step, gradient_step, prepare
+from bench.opponents import MODES, Run, Step, both_step, gradient_step, prepare
 from flame_triton import Value
 from flame_triton.ir.graph import Graph
 
@@ -142,7 +142,8 @@ class KernelCase(Case):
 
     arrays: operands by the name of the parameter they go to. ours, theirs: the function, from Values and from Tensors,
     to one result or several. wrt: if given, what is measured is the gradient with respect to these alone, given what
-    the forward pass saves. into: arrays that the results, in order, replace in place; `theirs` writes them in place.
+    the forward pass saves; both: with the forward pass, in one go. into: arrays that the results, in order, replace in
+    place; `theirs` writes them in place.
     opponents: further torch functions by name. modes: how torch.compile takes part (see opponents.MODES).
     bare: ours without what is fused into it. axes: results are permuted so, ours and theirs, so that none is copied.
     exact: the reference in float64 as a function of float64 tensors, where `theirs` would not do.
@@ -155,6 +156,7 @@ class KernelCase(Case):
     ours: Function
     theirs: Function
     wrt: tuple[str, ...] = ()
+    both: bool = False
     into: tuple[str, ...] = ()
     opponents: Mapping[str, Function] = field(default_factory=dict)
     modes: tuple[str, ...] = ("compile",)
@@ -179,8 +181,10 @@ class KernelCase(Case):
             return Ours(values, [permuted(v, self.axes, ft.transpose) for v in made])
         seeds = [ft.parameter(v.shape, v.dtype, name=f"cotangent_{i}") for i, v in enumerate(made)]
         found = ft.grad(made, [values[n] for n in self.wrt], grad_output=seeds)
-        outputs, saved = cut_forward([permuted(v, self.axes, ft.transpose) for v in found])
         values |= {str(seed.name): seed for seed in seeds}
+        if self.both:
+            return Ours(values, [permuted(v, self.axes, ft.transpose) for v in (*made, *found)])
+        outputs, saved = cut_forward([permuted(v, self.axes, ft.transpose) for v in found])
         return Ours(values, outputs, {}, saved)
 
     def open(self, device: str) -> KernelSession:
@@ -286,7 +290,8 @@ class KernelSession(Session):
         case = self.case
         own = {n: t.clone() if n in case.into else t for n, t in self._operands().items()}
         if case.wrt:
-            return gradient_step(function, own, case.wrt, [self.tensors[n] for n in self.seeds], self._leave)
+            step = both_step if case.both else gradient_step
+            return step(function, own, case.wrt, [self.tensors[n] for n in self.seeds], self._leave)
 
         def reset() -> None:
             for name in case.into:
@@ -308,7 +313,8 @@ class KernelSession(Session):
         if not case.wrt:
             return self._leave([r.detach() for r in several(function(**wide))])
         seeds = [self.tensors[n].double() for n in self.seeds]
-        return gradient_step(function, wide, case.wrt, seeds, self._leave).call()
+        step = both_step if case.both else gradient_step
+        return step(function, wide, case.wrt, seeds, self._leave).call()
 
 
 TOLERANCE = {t.name: limit for t, limit in ft.testing.TOLERANCE.items()}

@@ -102,7 +102,7 @@ def _program(case: Case) -> ft.Program:
         return Replayed(session.built, session.tensors, device).program
     if isinstance(case, StepCase):
         assert isinstance(session, StepSession)
-        return Replayed(case.build(), session.named_inputs() | session.first, device).program
+        return Replayed(case.build(), session.named_inputs() | session.weights(), device).program
     return Replayed(session.built, session.tensors, device).program
 
 

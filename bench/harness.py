@@ -262,7 +262,7 @@ class Harness:
                 failed[name] = str(broken).strip().split("\n")[0][:200]
                 continue
             if not errors[name] <= STRANGE:
-                failed[name] = f"relative RMS error {errors[name]:.2g}"
+                failed[name] = f"does not agree: relative RMS error {errors[name]:.2g}"
                 del sides[name]
         del reference
         ceiling, amount = self._ceiling(case, session)

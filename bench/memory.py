@@ -82,7 +82,7 @@ def blocks(layers: int) -> None:
         ("updates inside the backward pass", {"fused_backward": True}),
     )
     for title, options in cases:
-        step = transformer_step(Sizes(layers=layers, weights="bfloat16"), rounding="stochastic", **options)
+        step = transformer_step(Sizes(layers=layers), rounding="stochastic", **options)
         first = step.plan()
         print(f"\n{layers} blocks, bfloat16 weights, {title}")
         print("budget   values GiB   peak GiB   operations   launches   planning s")

@@ -13,7 +13,7 @@ from bench.targets import Target
 from flame_triton import Value
 from flame_triton.models import SD3, DiT, Flux, Model, SD3Config, token_places
 
-LR, BETAS, DECAY = 1e-4, (0.9, 0.999), 0.01
+LR, BETAS, DECAY = 1e-5, (0.9, 0.999), 0.01
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------
@@ -116,12 +116,16 @@ class Graph:
         return [*self.model.parameters(None), *self.optimizer.state_values]
 
 
-def step_graph(row: Row, masters: bool = False, fused: bool = False) -> Graph:
+STATES = ("bfloat16", "masters", "float32")
+
+
+def step_graph(row: Row, state: str = "bfloat16", fused: bool = False) -> Graph:
     """The training step of a row, without a look for gradients that are not finite, as torch takes it.
 
-    fused: the update of a parameter follows its gradient at once.
+    state: "bfloat16", weights and moments; "masters", bfloat16 weights with float32 masters and moments; "float32",
+    weights and moments. fused: the update of a parameter follows its gradient at once.
     """
-    model = row.model.from_config(row.config, dtype="bfloat16" if masters else "float32")
+    model = row.model.from_config(row.config, dtype="float32" if state == "float32" else "bfloat16")
     names = [name for name, _ in row.model.from_config(row.config).named_parameters()]
     model.start_from(dict.fromkeys(names, 0))  # drawing a billion random numbers takes minutes
     inputs = [ft.input(shape, dtype, name=name) for name, (shape, dtype) in row.inputs.items()]
@@ -129,7 +133,8 @@ def step_graph(row: Row, masters: bool = False, fused: bool = False) -> Graph:
     loss = ft.mse_loss(ft.cast(model(*inputs, **row.ours), "float32"), target)
     optimizer = ft.optim.AdamW(
         model.parameters(), LR, betas=BETAS, weight_decay=DECAY, decays=lambda _: True,
-        master="float32" if masters else None, skip_non_finite=False, fused_backward=fused,
+        master="float32" if state == "masters" else None, moment_dtype="bfloat16" if state == "bfloat16" else None,
+        skip_non_finite=False, fused_backward=fused,
     )  # fmt: skip
     updates = optimizer.updates(ft.grad(loss, model.parameters()))
     return Graph(model, [*inputs, target], loss, optimizer, updates)

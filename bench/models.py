@@ -4,14 +4,16 @@
     flame-triton tune bench.models:flux_step        also sd35_step, dit_step; likewise build
 
 A step is the forward pass, the mean squared error in float32, the backward pass and AdamW. Both sides have the same
-weights and the same batches. State: weights and moments in float32, products in bfloat16, on diffusers' side by
-autocast, as its own training scripts do it. With --masters ours holds bfloat16 weights beside their float32 masters
-instead, which saves casting them; with --fused each update follows its gradient, which is then freed. diffusers' model
-and loss go through torch.compile, its optimizer is torch's fused AdamW. diffusers' DiT is in eval mode, since in
-training it drops labels by itself; nothing else depends on the mode.
+weights and the same batches. --state: "bfloat16", weights, gradients and moments, on both sides; "float32", weights and
+moments, with products in bfloat16, on diffusers' side by autocast, as its own training scripts do it; "masters", on
+diffusers' side the same, while ours holds bfloat16 weights beside their float32 masters, which saves casting them. With
+--fused each update follows its gradient, which is then freed. diffusers' model and loss go through torch.compile, its
+optimizer is torch's fused AdamW. diffusers' DiT is in eval mode, since in training it drops labels by itself; nothing
+else depends on the mode. --attention pins torch's attention: cuDNN's backward, torch's first choice, fails for the
+strided heads of Flux in torch 2.11 (NaN, or an illegal access), so for Flux the default is FlashAttention-2.
 
-First a gate: the loss of the first step, and the gradients of a few parameters, against diffusers in float32 without
-autocast; ours may be as far away as diffusers under autocast is. Then the losses of `--steps` steps on both sides, then
+First a gate: the loss of the first step, and the gradients of a few parameters, against diffusers in float32; ours may
+be as far away as diffusers in bfloat16 is. Then the losses of `--steps` steps on both sides, then
 rounds of steps of each in turn, medians. Peak memory is that of torch's allocator while a side runs, over what was
 there before it began, inputs not counted. Every mode of --mode takes some time to compile: "blocks", which compiles one
 block of each kind and uses it for all, takes least.
@@ -41,14 +43,16 @@ from torch import Tensor
 
 import flame_triton as ft
 from bench.harness import machine, relative_error
-from bench.model_steps import BETAS, DECAY, LR, ROWS, Row, dit_step, flux_step, sd35_step, step_graph
+from bench.model_steps import BETAS, DECAY, LR, ROWS, STATES, Row, dit_step, flux_step, sd35_step, step_graph
+from flame_triton.runtime.profile import Profile
 
 __all__ = ["ROWS", "compare", "dit_step", "flux_step", "main", "sd35_step"]
 
 BATCHES = 4
 TOLERANCE = 5e-2  # of a gradient: bfloat16 roundings of every activation lie between it and its reference
 LOSS_TOLERANCE = 1e-2
-BESIDE = 1.5  # more than the tolerance is right if diffusers under autocast is off by as much, times this
+BESIDE = 1.5  # more than the tolerance is right if diffusers in bfloat16 is off by as much, times this
+ATTENTION = {"flux": "flash"}  # where torch's own choice fails
 MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "blocks", "eager")
 
 
@@ -60,7 +64,7 @@ class Side:
     """A way to take a step. step: with the arrays of a batch -> the loss; moment: AdamW's first one of a parameter.
 
     first: seconds from nothing to the end of the first step, without those that weights took to be made and loaded;
-    more: what else is known of it.
+    more: what else is known of it; profile: with the arrays of a batch -> the time of every launch.
     """
 
     step: Callable[[Mapping[str, Tensor]], Tensor]
@@ -68,14 +72,19 @@ class Side:
     first: float = 0.0
     peak: int = 0
     more: dict[str, Any] = field(default_factory=dict)
+    profile: Callable[[Mapping[str, Tensor]], Profile] | None = None
 
 
 def our_side(
-    row: Row, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor], masters: bool = False, fused: bool = False
+    row: Row,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    state_kind: str = "bfloat16",
+    fused: bool = False,
 ) -> Side:
     """Ours, after its first step."""
     start = time.perf_counter()
-    graph = step_graph(row, masters, fused)
+    graph = step_graph(row, state_kind, fused)
     device = "cuda" if _cuda() else "interpreter"
     named = dict(graph.model.named_parameters(None))
     loading = time.perf_counter()
@@ -98,16 +107,25 @@ def our_side(
     side.more = {"planned_peak_bytes": program.peak_bytes, "launches": len(program.launches), "plan_seconds": planned}
     side.more |= {"first_loss": float(step(batch))}
     side.first = time.perf_counter() - start - loading
+    side.profile = lambda arrays: program.profile(*(arrays[str(v.name)] for v in graph.inputs))
     return side
 
 
 def their_side(
-    row: Row, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor], mode: str, wide: bool = False
+    row: Row,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    mode: str,
+    state: str = "bfloat16",
+    wide: bool = False,
 ) -> Side:
     """diffusers', after its first step. wide: in float32, without autocast and without a step of the optimizer, whose
     "moments" are then those that its first step would leave."""
     start = time.perf_counter()
+    short = state == "bfloat16" and not wide
     module = their_model(row, weights)
+    if short:
+        module = module.to(torch.bfloat16)
     loading = time.perf_counter() - start
     names = dict(module.named_parameters())
     device = next(iter(names.values())).device.type
@@ -117,7 +135,7 @@ def their_side(
         inputs = {name: arrays[name] for name in row.inputs}
         if wide:
             inputs = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
-        with torch.autocast(device, torch.bfloat16, enabled=not wide):
+        with torch.autocast(device, torch.bfloat16, enabled=not wide and not short):
             made = module(**inputs, **fixed, return_dict=False)[0]
         return torch.nn.functional.mse_loss(made.float(), arrays["target"])
 
@@ -145,6 +163,15 @@ def their_side(
     side.more = {"first_loss": float(step(batch))}
     side.first = time.perf_counter() - start - loading
     return side
+
+
+def _pin_attention(kind: str) -> None:
+    """torch's attention by one implementation; "default": as torch chooses."""
+    if _cuda() and kind != "default":
+        torch.backends.cuda.enable_flash_sdp(kind == "flash")
+        torch.backends.cuda.enable_cudnn_sdp(kind == "cudnn")
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_math_sdp(False)
 
 
 def _compiled(loss: Callable[..., Tensor], module: Any, mode: str) -> Callable[..., Tensor]:
@@ -309,13 +336,18 @@ def compare(row: Row, options: argparse.Namespace, say: Callable[[str], None]) -
     size = sum(t.numel() for t in weights.values())
     say(f"{row.name}: {size / 1e6:.1f} million parameters, {len(watched)} gradients watched")
     result: dict[str, Any] = {"model": row.name, "parameters": size, "machine": machine()}
-    result |= {"masters": options.masters, "fused": options.fused}
-    memory = _Memory()
+    result |= {"state": options.state, "fused": options.fused, "attention": options.attention}
+    if options.state == "bfloat16":
+        weights = {name: tensor.to(torch.bfloat16).float() for name, tensor in weights.items()}
     wide = their_side(row, weights, batches[0], "eager", wide=True)
     loss, reference = wide.more["first_loss"], {name: wide.moment(name).clone() for name in watched}
     del wide
-    makers = {"ours": lambda: our_side(row, weights, batches[0], options.masters, options.fused)}
-    makers |= {f"torch {mode}": lambda mode=mode: their_side(row, weights, batches[0], mode) for mode in options.mode}
+    _pin_attention(options.attention)  # not for the reference: in float32 neither of the two can be had
+    makers = {"ours": lambda: our_side(row, weights, batches[0], options.state, options.fused)}
+    makers |= {
+        f"torch {mode}": lambda mode=mode: their_side(row, weights, batches[0], mode, options.state)
+        for mode in options.mode
+    }
     sides: dict[str, Side] = {}
     curves: dict[str, list[float]] = {}
     for name, make in makers.items():
@@ -346,6 +378,10 @@ def compare(row: Row, options: argparse.Namespace, say: Callable[[str], None]) -
         ordered = sorted(samples)
         result[name] |= {"ms": statistics.median(samples), "samples": len(samples)}
         result[name] |= {"ms_low": ordered[len(ordered) // 4], "ms_high": ordered[3 * len(ordered) // 4]}
+    if options.profile is not None and "ours" in sides and sides["ours"].profile is not None:
+        profile = sides["ours"].profile(batches[0])
+        options.profile.parent.mkdir(parents=True, exist_ok=True)
+        options.profile.write_text(json.dumps({"text": profile.text(60).split("\n"), **profile.as_dict()}, indent=1))
     return result
 
 
@@ -360,16 +396,20 @@ def _judge(found: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) ->
 
 
 def _compare_curves(curves: Mapping[str, list[float]], result: dict[str, Any], say: Callable[[str], None]) -> None:
-    """The largest relative difference between our losses and each other side's, over all steps."""
+    """How far our losses are from each other side's: relative differences of the same step, the largest and the median,
+    and of the sums over all steps."""
     for name, theirs in curves.items():
         if name == "ours" or "ours" not in curves or not theirs:
             continue
-        pairs = list(zip(curves["ours"], theirs, strict=True))
-        apart = max(abs(a - b) / abs(b) for a, b in pairs)
-        result[name]["curve_difference"] = apart
+        ours = curves["ours"]
+        apart = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
+        whole = abs(sum(ours) - sum(theirs)) / abs(sum(theirs))
+        result[name] |= {"curve_difference": max(apart), "curve_median_difference": statistics.median(apart)}
+        result[name] |= {"curve_sum_difference": whole}
         say(
-            f"losses of {len(pairs)} further steps, ours beside {name}: largest relative difference {apart:.1e}; "
-            f"first {pairs[0][0]:.5f} {pairs[0][1]:.5f}, last {pairs[-1][0]:.5f} {pairs[-1][1]:.5f}"
+            f"losses of {len(apart)} further steps, ours beside {name}: relative difference at most {max(apart):.1e}, "
+            f"median {statistics.median(apart):.1e}, of the sums {whole:.1e}; "
+            f"first {ours[0]:.5f} {theirs[0]:.5f}, last {ours[-1]:.5f} {theirs[-1]:.5f}"
         )
 
 
@@ -401,12 +441,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of measuring, of all sides together")
     parser.add_argument("--steps", type=int, default=100, help="of the loss curves")
     parser.add_argument("--mode", choices=MODES, action="append", help="of torch.compile; may be repeated")
-    parser.add_argument("--masters", action="store_true", help="ours: bfloat16 weights with float32 masters")
+    parser.add_argument("--state", choices=STATES, default=STATES[0], help="dtypes of weights and moments")
+    parser.add_argument("--attention", choices=("default", "cudnn", "flash"), help="of torch")
+    parser.add_argument("--profile", type=Path, help="a file for the time of every launch of ours, as JSON")
     parser.add_argument("--fused", action="store_true", help="ours: each update in the backward pass, at its gradient")
     parser.add_argument("--out", type=Path, help="a file for all that was found, as JSON")
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     options = parser.parse_args(arguments)
     options.mode = options.mode or ["default"]
+    options.attention = options.attention or ATTENTION.get(options.model, "default")
     start = time.perf_counter()
 
     def say(line: str) -> None:

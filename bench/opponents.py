@@ -91,12 +91,39 @@ def gradient_step(
     leave: Callable[[Sequence[Tensor]], list[Tensor]],
 ) -> Step:
     """The backward pass alone: the forward pass is run once, here."""
-    own = {n: t.detach().clone().requires_grad_(n in wrt) if n in wrt else t for n, t in tensors.items()}
-    made = function(**own)
-    outputs = list(made) if isinstance(made, list | tuple) else [made]
-    wanted = [own[n] for n in wrt]
+    own, wanted = _leaves(tensors, wrt)
+    outputs = _forward(function, own)
     seeds = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
     return Step(lambda: leave(torch.autograd.grad(outputs, wanted, seeds, retain_graph=True)))
+
+
+def both_step(
+    function: Callable[..., Any],
+    tensors: Mapping[str, Tensor],
+    wrt: Sequence[str],
+    cotangents: Sequence[Tensor],
+    leave: Callable[[Sequence[Tensor]], list[Tensor]],
+) -> Step:
+    """The forward pass and the backward pass in one go; the results are those of both."""
+    own, wanted = _leaves(tensors, wrt)
+
+    def call() -> list[Tensor]:
+        outputs = _forward(function, own)
+        seeds = [c.to(o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
+        return leave([*(o.detach() for o in outputs), *torch.autograd.grad(outputs, wanted, seeds)])
+
+    return Step(call)
+
+
+def _leaves(tensors: Mapping[str, Tensor], wrt: Sequence[str]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The operands, those in `wrt` as leaves of their own; and the latter in order."""
+    own = {n: t.detach().clone().requires_grad_() if n in wrt else t for n, t in tensors.items()}
+    return own, [own[n] for n in wrt]
+
+
+def _forward(function: Callable[..., Any], own: Mapping[str, Tensor]) -> list[Tensor]:
+    made = function(**own)
+    return list(made) if isinstance(made, list | tuple) else [made]
 
 
 # ---- torch.compile ---------------------------------------------------------------------------------------------

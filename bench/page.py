@@ -21,7 +21,7 @@ AHEAD, BEHIND, QUIET, INK = "#2a9d5c", "#d1495b", "#57606a", "#1b1f24"
 SVG = {"svg.hashsalt": "flame_triton", "svg.fonttype": "none", "font.family": ["sans-serif"]}
 FAMILY_COLOURS = {
     "gemm": "#30638e", "epilogue": "#00798c", "norm": "#d1495b", "pointwise": "#edae49", "optimizer": "#6a4c93",
-    "step": "#1b1f24", "attention": "#8ab17d", "conv": "#bc6c25",
+    "step": "#1b1f24", "attention": "#8ab17d", "group": "#577590", "conv": "#bc6c25",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from flame_triton import Value, nn
 
 @dataclass(frozen=True)
 class Sizes:
-    """weights: their dtype; dtype: what is computed in.
+    """dtype: of weights and of what is computed; 16-bit weights have float32 masters.
 
     attention False: queries, keys and values are added up instead, so that all else of a step remains."""
 
@@ -23,7 +23,6 @@ class Sizes:
     batch: int = 1
     dtype: str = "bfloat16"
     attention: bool = True
-    weights: str = "float32"
 
     @property
     def flops(self) -> int:
@@ -43,7 +42,7 @@ class Block(nn.Module):
     """x += gate_1 attention(modulate(norm x)); x += gate_2 mlp(modulate(norm x)); RMS norm and RoPE of q and k."""
 
     def __init__(self, sizes: Sizes) -> None:
-        width, dtype = sizes.width, sizes.weights
+        width, dtype = sizes.width, sizes.dtype
         self.sizes = sizes
         self.modulation = nn.Linear(width, 6 * width, dtype=dtype)
         self.qkv = nn.Linear(width, 3 * width, dtype=dtype)

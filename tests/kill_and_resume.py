@@ -1,13 +1,16 @@
 """Kill training with SIGKILL at random instants, resume it, compare with the run that was never killed, bit for bit.
 
-    python -m tests.kill_and_resume --runs 50                    on the CPU, by the references
-    python -m tests.kill_and_resume --runs 5 --device cuda       on a GPU
+    python tests/kill_and_resume.py --runs 50                    on the CPU, by the references
+    python tests/kill_and_resume.py --runs 5 --device cuda       on a GPU, five runs side by side
 
 The model is small and uses everything that a checkpoint must hold: weights and biases, dropout (random numbers), AdamW
 with moments, an average and a master copy of float16 weights, and a loss scale that rises until a step overflows, is
 skipped, and halves it. Every second step begins a checkpoint of several shards. Compared are the SHA-256 of every shard
 of the last checkpoint (so every tensor of the State), step, data position, seed, configuration, and each line of the
 log but for its clock. Exit code 1 if any run differs.
+
+The unbroken run comes first, alone: it leaves the compiled kernels in Triton's cache for all others, and says what its
+start consisted of. --jobs runs then go side by side; each is killed once its training has begun.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+BEGUN = time.perf_counter()
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that it runs as a file, wherever the package is not installed
 STEPS, SAVE_EVERY, LOG_EVERY, SHARD_BYTES = 80, 2, 5, 40_000
 WIDTH, BATCH, ROWS = 64, 16, 200
 
@@ -75,19 +81,25 @@ def make_training(device: str) -> Any:
 
 
 def child(folder: Path, device: str) -> None:
-    """Train to the end, from the newest checkpoint if there is one. Says when training begins and ends."""
+    """Train to the end, from the newest checkpoint if there is one. Says when training begins, how long what came
+    before it took, and when it ends."""
     from flame_triton.train.choose import find
     from flame_triton.train.folder import RunFolder, read_progress
     from flame_triton.train.loop import train
 
+    imported = time.perf_counter()
     training, place = make_training(device), RunFolder(folder.parent, folder.name, keep=3, shard_bytes=SHARD_BYTES)
+    planned = time.perf_counter()
+    training.program.prepare()  # kernels are compiled and loaded now: the instant of the kill lies in the training
+    prepared = time.perf_counter()
     with place.occupied():
         if place.checkpoints():
             with find(place, "latest") as checkpoint:
                 progress = read_progress(checkpoint)
                 training.program.state.load(checkpoint)
             training.step, training.batches.position = progress.step, progress.position
-        print(f"READY {training.step}", flush=True)
+        parts = f"{imported - BEGUN:.1f} {planned - imported:.1f} {prepared - planned:.1f}"
+        print(f"READY {training.step} {parts}", flush=True)
         begun = time.perf_counter()
         train(training, place, STEPS, log_every=LOG_EVERY, save_every=SAVE_EVERY)
         print(f"DONE {time.perf_counter() - begun}", flush=True)
@@ -103,13 +115,14 @@ def start(folder: Path, device: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def ready(process: subprocess.Popen[str]) -> int:
-    """The step from which a process begins to train."""
+def ready(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """The step from which a process begins to train; seconds of its imports, its planning and its kernels."""
     assert process.stdout is not None and process.stderr is not None
     line = process.stdout.readline()
     if not line.startswith("READY "):
         raise RuntimeError(f"the training did not begin: {process.stderr.read()}")
-    return int(line.split()[1])
+    _, step, *parts = line.split()
+    return int(step), parts
 
 
 def finish(process: subprocess.Popen[str]) -> float:
@@ -146,8 +159,9 @@ def unsound(folder: Path) -> list[str]:
     return found
 
 
-def kill_once(root: Path, number: int, device: str, seconds: float, rng: random.Random) -> tuple[dict[str, Any], Path]:
+def kill_once(root: Path, number: int, device: str, seconds: float, seed: int) -> tuple[dict[str, Any], Path]:
     """Begin a run, kill it at a random instant of its training, resume it to the end. Returns what happened."""
+    rng = random.Random(f"{seed} {number}")
     while True:
         folder, instant = root / f"run-{number}-{rng.getrandbits(32):08x}", rng.uniform(0, seconds)
         process = start(folder, device)
@@ -167,36 +181,47 @@ def kill_once(root: Path, number: int, device: str, seconds: float, rng: random.
         "unsound": unsound(folder),
     }
     again = start(folder, device)
-    found["from"] = ready(again)
+    found["from"], _ = ready(again)
     finish(again)
     found["left"] = [p.name for p in folder.iterdir() if p.name.startswith(".checkpoint-")]
     return found, folder
 
 
-def kill_and_resume(runs: int, device: str, seed: int, root: Path) -> int:
-    """Print a line for each run. Returns how many were bit-identical to the unbroken run."""
+def differences(found: dict[str, Any], got: tuple[Any, Any], expected: tuple[Any, Any]) -> list[str]:
+    """What is not as it should be: against the unbroken run, and in what the kill left behind."""
+    wrong = [what for what, a, b in zip(("state", "log"), got, expected, strict=True) if a != b]
+    wrong += ["an unsound checkpoint"] * bool(found["unsound"]) + ["orphans left"] * bool(found["left"])
+    return wrong + ["not the newest"] * (found["from"] != (found["newest"] or 0))
+
+
+def line_of(number: int, found: dict[str, Any], wrong: list[str]) -> str:
+    """A run as it is printed."""
+    verdict = "bit-identical" if not wrong else "DIFFERS: " + ", ".join(wrong)
+    newest = "none" if found["newest"] is None else found["newest"]
+    unfinished = "+".join(found["hidden"]) or "-"
+    return f"{number:>4} {found['instant']:>9.3f}s {newest:>18} {unfinished:>11} {found['from']:>13}  {verdict}"
+
+
+def kill_and_resume(runs: int, device: str, seed: int, root: Path, jobs: int = 1) -> int:
+    """Print a line for each run. Returns how many were bit-identical to the unbroken run. jobs: runs side by side."""
+    begun = time.perf_counter()
     whole = start(root / "whole", device)
-    ready(whole)
+    _, (imports, plan, kernels) = ready(whole)
+    print(f"unbroken: imports {imports} s, plan and State {plan} s, kernels {kernels} s", flush=True)
     seconds = finish(whole)
     expected = result(root / "whole")
     skipped = sum(line.get("skipped", 0) for line in expected[1])
     print(f"unbroken: {STEPS} steps in {seconds:.2f} s on {device}, {skipped} of them skipped by the loss scale")
     print(f"{'run':>4} {'killed at':>10} {'newest checkpoint':>18} {'unfinished':>11} {'resumed from':>13}  verdict")
-    same, rng = 0, random.Random(seed)
-    for number in range(1, runs + 1):
-        found, folder = kill_once(root, number, device, seconds, rng)
-        got = result(folder)
-        wrong = [what for what, a, b in (("state", got[0], expected[0]), ("log", got[1], expected[1])) if a != b]
-        wrong += ["an unsound checkpoint"] * bool(found["unsound"]) + ["orphans left"] * bool(found["left"])
-        wrong += ["not the newest"] * (found["from"] != (found["newest"] or 0))
-        same += not wrong
-        verdict = "bit-identical" if not wrong else "DIFFERS: " + ", ".join(wrong)
-        newest = "none" if found["newest"] is None else found["newest"]
-        unfinished = "+".join(found["hidden"]) or "-"
-        print(
-            f"{number:>4} {found['instant']:>9.3f}s {newest:>18} {unfinished:>11} {found['from']:>13}  {verdict}",
-            flush=True,
-        )
+    same = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(kill_once, root, number, device, seconds, seed) for number in range(1, runs + 1)]
+        for number, task in enumerate(tasks, 1):
+            found, folder = task.result()
+            wrong = differences(found, result(folder), expected)
+            same += not wrong
+            print(line_of(number, found, wrong), flush=True)
+    print(f"all took {time.perf_counter() - begun:.0f} s, {jobs} side by side")
     print(f"{same} of {runs} killed runs resumed bit-identical to the unbroken one")
     return same
 
@@ -205,6 +230,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--device", default="reference", help="reference, interpreter or cuda")
+    parser.add_argument("--jobs", type=int, help="runs side by side; default 5 on a GPU, else 1")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -212,7 +238,8 @@ def main() -> int:
         child(given.child, given.device)
         return 0
     with tempfile.TemporaryDirectory(prefix="kill-and-resume-") as root:
-        return int(kill_and_resume(given.runs, given.device, given.seed, Path(root)) != given.runs)
+        jobs = given.jobs or (5 if given.device.startswith("cuda") else 1)
+        return int(kill_and_resume(given.runs, given.device, given.seed, Path(root), jobs) != given.runs)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_the_best_opponent_counts_and_a_wrong_one_does_not() -> None:
     case = doubled(opponents={"quicker": lambda x: x + x, "wrong": lambda x: 3 * x})
     row = measured(case, 2.0, 3.0, 1.0, 1.5)
     assert row["best"] == "quicker" and row["ratio"] == pytest.approx(0.5)
-    assert row["failed"] == {"wrong": "relative RMS error 0.5"}
+    assert row["failed"] == {"wrong": "does not agree: relative RMS error 0.5"}
 
 
 def test_over_bare() -> None:

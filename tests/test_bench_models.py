@@ -37,9 +37,12 @@ def test_every_block_is_watched_at_both_ends(name: str) -> None:
     assert set(watched) <= set(models._weights(row))
 
 
-def test_both_sides_of_a_small_model_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("state", models.STATES)
+def test_both_sides_of_a_small_model_agree(state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "found" / "dit.json"
-    models.main(f"--model dit --tiny --mode eager --steps 2 --seconds 0.01 --out {file}".split())
+    options = f"--model dit --tiny --mode eager --steps 2 --seconds 0.01 --state {state}".split()
+    models.main([*options, "--out", str(file), "--profile", str(tmp_path / "profile.json")])
+    assert json.loads((tmp_path / "profile.json").read_text())["launches"]
     found = json.loads(file.read_text())
     assert found["ours"]["agrees"] and found["torch eager"]["agrees"]
     assert found["torch eager"]["curve_difference"] < 1e-2
@@ -52,7 +55,9 @@ def test_a_side_that_fails_does_not_hide_the_other(monkeypatch: pytest.MonkeyPat
         raise ValueError("no memory left")
 
     monkeypatch.setattr(models, "our_side", fails)
-    options = argparse.Namespace(masters=False, fused=False, mode=["eager"], steps=2, seconds=0.01)
+    options = argparse.Namespace(
+        state="float32", fused=False, mode=["eager"], steps=2, seconds=0.01, attention="default", profile=None
+    )
     said: list[str] = []
     result = models.compare(models.ROWS["dit"](True), options, said.append)
     assert result["ours"] == {"failed": "ValueError: no memory left"}

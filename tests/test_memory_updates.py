@@ -16,6 +16,7 @@ from flame_triton.ir.graph import Graph
 from flame_triton.optim import streamed
 from flame_triton.runtime.lower import lower
 
+KERNELS = "interpreter" if ft.config.interpreted() else "cuda"
 RULES = [
     ("AdamW", {"weight_decay": 0.1}),
     ("AdamW", {"ema": 0.9, "clip_value": 0.01}),
@@ -46,12 +47,12 @@ class Model:
 
     def train(self, rule: str, steps: int, **options: Any) -> list[bytes]:
         optimizer = getattr(ft.optim, rule)(self.weights, 1e-2, **options)
-        state = ft.State([*self.weights, *optimizer.state_values], seed=3, device="interpreter")
+        state = ft.State([*self.weights, *optimizer.state_values], seed=3, device=KERNELS)
         updates = optimizer.updates(self.grads)
-        program = ft.compile(self.loss, [self.x], state=state, updates=updates, device="interpreter")
+        program = ft.compile(self.loss, [self.x], state=state, updates=updates, device=KERNELS)
         rng = np.random.default_rng(0)
         x = rng.standard_normal(self.x.shape).astype(self.x.dtype.numpy)
-        losses = [program(x).numpy().tobytes() for _ in range(steps)]
+        losses = [program(x).cpu().numpy().tobytes() for _ in range(steps)]
         return [*losses, *(state[v].tobytes() for v in state.values)]
 
 

@@ -277,3 +277,42 @@ def test_a_step_that_is_not_finite_leaves_every_bit(kw: dict[str, Any], device: 
     bad = _gradients(1, "bfloat16")
     bad[0][2][0, 0] = np.nan
     assert run.steps(bad).everything() == before
+
+
+# ---- moments in sixteen bits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_short_moments_are_rounded_once_a_step(device: str) -> None:
+    gradients = _gradients(4, "bfloat16")
+    options: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "betas": (0.9, 0.99), "moment_dtype": "bfloat16"}
+    run = Run(ft.optim.AdamW, device, "bfloat16", _start(), **options).steps(gradients)
+    held = ft.bfloat16.numpy
+
+    def rounded(a: np.ndarray) -> np.ndarray:
+        return a.astype(np.float32).astype(held).astype(np.float64)
+
+    for i, p in enumerate(rounded(a) for a in _start()):
+        m, v, decay = np.zeros_like(p), np.zeros_like(p), 0.1 if p.ndim > 1 else 0.0
+        for t, g in enumerate((arrays[i].astype(np.float64) for arrays in gradients), 1):
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g  # the step takes them as they are before rounding
+            step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+            p = rounded(p * (1 - 0.05 * decay) - 0.05 * step)
+            m, v = rounded(m), rounded(v)
+        slots = run.optimizer.slots[run.weights[i]]
+        assert [s.dtype for s in slots] == [ft.bfloat16, ft.bfloat16]
+        for found, wanted in zip(run.values([run.weights[i], *slots]), (p, m, v), strict=True):
+            # float32 arithmetic may round to the other neighbour, now and then
+            np.testing.assert_allclose(found, wanted, rtol=2**-7, atol=1e-6)
+            assert np.mean(found == wanted) > 0.9
+
+
+def test_short_moments_halve_the_state() -> None:
+    weights = [ft.parameter((8, 4), "bfloat16"), ft.parameter((3,), "float32")]
+    usual = ft.optim.AdamW(weights)
+    short = ft.optim.AdamW(weights, moment_dtype="bfloat16")
+    assert usual.state_bytes - short.state_bytes == 2 * 2 * 32  # float32 parameters keep float32 moments
+    fast = ft.optim.ScheduleFreeAdamW(weights, moment_dtype="bfloat16").slots[weights[0]]
+    assert [s.dtype for s in fast] == [ft.float32, ft.bfloat16]  # the first is a weight
+    with pytest.raises(ArgumentError, match="moment_dtype must be bfloat16, float32 or None, got float16"):
+        ft.optim.AdamW(weights, moment_dtype="float16")

@@ -24,6 +24,7 @@ from flame_triton.runtime.fit import limit_of
 from flame_triton.runtime.lower import lower
 
 ROWS, WIDTH = 48, 16
+KERNELS = "interpreter" if ft.config.interpreted() else "cuda"
 
 
 class Block(nn.Module):
@@ -64,12 +65,12 @@ class Step:
         self.updates = {w: w - 0.1 * g for w, g in zip(self.weights, self.grads, strict=True)}
 
     def run(self, budget: float | int | None, steps: int = 2) -> tuple[list[np.ndarray], int]:
-        state = ft.State(self.weights + ([self.seed] if self.seed is not None else []), seed=5, device="interpreter")
+        state = ft.State(self.weights + ([self.seed] if self.seed is not None else []), seed=5, device=KERNELS)
         program = ft.compile(
-            [self.loss], [self.x], state=state, updates=self.updates, device="interpreter", memory_budget=budget
+            [self.loss], [self.x], state=state, updates=self.updates, device=KERNELS, memory_budget=budget
         )
         x = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
-        results = [program(x)[0].numpy() for _ in range(steps)]
+        results = [program(x)[0].cpu().numpy() for _ in range(steps)]
         return [*results, *(state[w] for w in self.weights)], program.peak_bytes
 
 
@@ -156,7 +157,7 @@ def test_a_budget_out_of_reach_is_refused_with_the_values_in_the_way() -> None:
 
 def test_what_does_not_fit_is_refused_when_it_is_compiled(monkeypatch) -> None:
     monkeypatch.setattr(buffers, "memory_info", lambda memory: MemoryInfo(1024, 1 << 30))
-    with pytest.raises(OutOfMemoryError, match="the program does not fit on interpreter") as caught:
+    with pytest.raises(OutOfMemoryError, match=f"the program does not fit on {KERNELS}") as caught:
         Step(2).run(None)
     assert "1,024 B are available" in str(caught.value) and "recomputation (memory_budget=" in str(caught.value)
 

@@ -46,6 +46,16 @@ def test_write_and_read(memory: str, dtype) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_number_everywhere(memory: str, dtype) -> None:
+    slab = Slab([TensorType(shape, dtype) for shape in ((2, 3), (), (0, 4))], memory)
+    slab.buffer.fill(0)
+    for place in slab.places:
+        place.fill(np.ones((), dtype.numpy))
+        assert place.read().tobytes() == np.ones(place.type.shape, dtype.numpy).tobytes()
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("dtype", [float32, bfloat16, bool_], ids=str)
 def test_arrays_of_any_strides_are_written(memory: str, dtype) -> None:
     place = Slab([TensorType((3, 4), dtype)], memory).places[0]

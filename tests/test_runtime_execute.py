@@ -182,6 +182,23 @@ def test_a_warm_up_that_fails_changes_nothing(monkeypatch) -> None:
         assert place.read().tolist() == [1, 1, 1]
 
 
+def test_without_room_for_a_copy_the_first_call_is_the_warm_up(monkeypatch) -> None:
+    monkeypatch.setattr("flame_triton.runtime.capture.CudaGraph", Recorded)
+    monkeypatch.setattr(buffers, "memory_info", lambda _: MemoryInfo(1023, 1 << 30))
+    (place,) = Slab([TensorType((3,), int32)], "cpu").places
+    place.write(np.ones(3, np.int32))
+    runs = []
+
+    def run() -> None:
+        runs.append(place.read())
+        place.write(place.read() * 2)
+
+    step = CapturedStep(run, [place], "cpu")
+    for calls, number in ((1, 2), (2, 4), (3, 8)):
+        step()
+        assert place.read().tolist() == [number] * 3 and len(runs) == calls
+
+
 @pytest.mark.parametrize("available", [1 << 30, 0])
 @pytest.mark.parametrize("memory", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 def test_saved_bytes_come_back_from_the_device_or_the_host(memory: str, available: int, monkeypatch) -> None:

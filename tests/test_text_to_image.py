@@ -298,7 +298,10 @@ def test_kernels_agree_with_references(dtype: str, sizes: tuple[tuple[int, int],
             found.append([np.asarray(r.cpu()) for r in results])
         names = ["loss", *(p.name for p in graph.parameters)]
         errors = {n: relative_error(b, a) for n, a, b in zip(names, *found, strict=True)}
-        assert max(errors.values()) < tolerance(dtype), max(errors.items(), key=lambda item: item[1])
+        # A GPU's logarithm and cosine draw times that differ in their last bits; the sinusoids turn by 1000 radians for
+        # a unit of time, so 6e-8 of a time is 6e-5 of a feature. The interpreter draws the references' very numbers.
+        drawn = 0.0 if KERNELS == "interpreter" else 4e-4
+        assert max(errors.values()) < max(tolerance(dtype), drawn), max(errors.items(), key=lambda item: item[1])
 
 
 def test_words_are_known_to_a_stored_configuration() -> None:

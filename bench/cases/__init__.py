@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 
 from bench.case import Case, Scale
-from bench.cases import attention, conv, epilogue, gemm, norm, optimizer, pointwise, step
+from bench.cases import attention, conv, epilogue, gemm, group, norm, optimizer, pointwise, step
 
 FAMILIES = {
     "gemm": gemm.cases,
@@ -15,6 +15,7 @@ FAMILIES = {
     "optimizer": optimizer.cases,
     "step": step.cases,
     "attention": attention.cases,
+    "group": group.cases,
     "conv": conv.cases,
 }
 

@@ -13,8 +13,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 import flame_triton as ft
-from bench.case import Aims, Array, Function, KernelCase, Scale
-from bench.cases.norm import turned
+from bench.case import Aims, Array, KernelCase, Scale
 from flame_triton import Value
 
 ROWS = [
@@ -25,7 +24,6 @@ ROWS = [
     ("4x10x4096x64", (4, 10, 4096, 4096, 64), False, "cuDNN 462 TFLOP/s", "cuDNN 438 TFLOP/s"),
     ("4x10x4096x77x64 cross", (4, 10, 4096, 77, 64), False, "cuDNN 108 TFLOP/s", "cuDNN 53 TFLOP/s"),
 ]
-GROUPS = [("1x24x4608x128", (1, 24, 4608, 128)), ("2x24x4429x64", (2, 24, 4429, 64))]
 HEADS_BACK = (0, 2, 1, 3)
 
 
@@ -45,63 +43,22 @@ def cases(scale: Scale) -> Iterator[KernelCase]:
         ]
         for way, wrt, bar, flops, ratio, deterministic in ways:
             yield KernelCase(
-                f"attention {name} {way}", "attention", {"q": q, "k": kv, "v": kv}, _ours(causal), _theirs(causal),
-                wrt=wrt, axes=HEADS_BACK, opponents=_libraries(causal), modes=(), exact=_exact(causal), eager="sdpa",
+                f"attention {name} {way}", "attention", {"q": q, "k": kv, "v": kv}, _ours(causal), theirs(causal),
+                wrt=wrt, axes=HEADS_BACK, opponents=libraries(causal), modes=(), exact=exact(causal), eager="sdpa",
                 flops=flops // 2 if causal else flops, bound="compute", bar=bar, aims=Aims(ratio=ratio),
                 deterministic=deterministic,
             )  # fmt: skip
-    yield from _groups(scale)
-
-
-def _groups(scale: Scale) -> Iterator[KernelCase]:
-    """A packed projection's queries and keys normed and turned, then attention."""
-    for name, (batch, heads, tokens, width) in GROUPS:
-        if scale.quick:
-            batch, heads, tokens, width = 1, 2, 24, 16
-        weight, table = Array((width,), scale.dtype), Array((tokens, width // 2), "float32")
-        arrays = {"qkv": Array((batch, tokens, 3, heads, width), scale.dtype), "wq": weight, "wk": weight}
-        arrays |= {"cos": table, "sin": table}
-        pairs = batch * heads * tokens * tokens * width
-        for way, wrt, flops in (("fwd", (), 4 * pairs), ("bwd", ("qkv", "wq", "wk"), 10 * pairs)):
-            yield KernelCase(
-                f"qk-norm + RoPE + attention {name} {way}", "attention", arrays, _group, _group_by(_theirs(False)),
-                wrt=wrt, axes=HEADS_BACK, opponents=_group_opponents(), modes=("compile",), eager="sdpa",
-                exact=_group_by(_exact(False)), flops=flops, bound="compute", aims=Aims(ratio=1.25),
-            )  # fmt: skip
-
-
-def _group(qkv: Value, wq: Value, wk: Value, cos: Value, sin: Value) -> Value:
-    width = qkv.shape[-1]
-    q, k, v = (ft.transpose(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3))
-    q, k = (ft.apply_rotary_emb(ft.rms_norm(x, width, w, 1e-6), cos, sin) for x, w in ((q, wq), (k, wk)))
-    return ft.scaled_dot_product_attention(q, k, v)
-
-
-def _prepared(qkv: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
-    """q, k and v as attention takes them, by torch."""
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return [*(turned(F.rms_norm(x, w.shape, w, 1e-6), cos, sin) for x, w in ((q, wq), (k, wk))), v]
-
-
-def _group_by(attention: Callable[..., Tensor], prepared: Callable[..., list[Tensor]] = _prepared) -> Function:
-    return lambda qkv, wq, wk, cos, sin: attention(*prepared(qkv, wq, wk, cos, sin))
-
-
-def _group_opponents() -> dict[str, Function]:
-    """Each library's attention behind norms and turns that torch.compile has fused."""
-    compiled = torch.compile(_prepared)
-    return {f"compile + {name}": _group_by(run, compiled) for name, run in _libraries(False).items() if name != "flex"}
 
 
 def _ours(causal: bool) -> Callable[..., Value]:
     return lambda q, k, v: ft.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
-def _theirs(causal: bool) -> Callable[..., Tensor]:
+def theirs(causal: bool) -> Callable[..., Tensor]:
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
-def _libraries(causal: bool) -> dict[str, Callable[..., Tensor]]:
+def libraries(causal: bool) -> dict[str, Callable[..., Tensor]]:
     """torch's attention held to one library each; a library that is not there fails when it is prepared."""
 
     def held_to(backend: SDPBackend) -> Callable[..., Tensor]:
@@ -130,7 +87,7 @@ def _flex(causal: bool) -> Callable[..., Tensor]:
     return run
 
 
-def _exact(causal: bool) -> Callable[..., Tensor]:
+def exact(causal: bool) -> Callable[..., Tensor]:
     """One head after the other, so that the scores of one fit."""
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Whole training steps of a transformer: forward, loss, backward and AdamW, bfloat16 with float32 weights.
+"""Whole training steps of a transformer: forward, loss, backward and AdamW, bfloat16 with float32 weights and moments.
+
+torch casts its float32 weights in every step, as autocast does; our AdamW writes the bfloat16 weights beside their
+float32 masters.
 
 "without attention" adds up queries, keys and values where attention stood, on both sides: what remains is products,
 norms, rotary turns, modulation and the optimizer.
@@ -45,9 +48,15 @@ class StepCase(Case):
         loss = loss_of(model, **values)
         weights = dict(model.named_parameters())
         slopes = ft.grad(loss, list(weights.values()))
-        optimizer = optim.AdamW(list(weights.values()), LR, betas=BETAS, weight_decay=DECAY, decays=lambda _: True)
+        optimizer = optim.AdamW(
+            list(weights.values()), LR, betas=BETAS, weight_decay=DECAY, decays=lambda _: True, master="float32",
+            skip_non_finite=False,
+        )  # fmt: skip
         first = {name: optimizer.slots[w][0] for name, w in weights.items()}
-        return Ours(values | weights, [loss], optimizer.updates(slopes), more=optimizer.state_values, watched=first)
+        masters = {_master(n): optimizer.masters[w] for n, w in weights.items() if w in optimizer.masters}
+        more = [v for v in optimizer.state_values if v not in set(masters.values())]
+        updates = optimizer.updates(slopes)
+        return Ours(values | weights | masters, [loss], updates, more=more, watched=first)
 
     def open(self, device: str) -> StepSession:
         return StepSession(self, device)
@@ -78,13 +87,19 @@ class StepSession(Session):
         """The arrays of a step besides the weights."""
         return dict(zip(INPUTS, self.inputs, strict=True))
 
+    def weights(self) -> dict[str, Tensor]:
+        """Our weights at first, and their masters."""
+        dtype = getattr(torch, self.case.sizes.dtype)
+        return {n: w.to(dtype) for n, w in self.first.items()} | {_master(n): w for n, w in self.first.items()}
+
     def _watched(self) -> list[list[str]]:
         """Names of the parameters of the first and of the last block."""
         return [[n for n in self.first if n.startswith(f"blocks.{i}.")] for i in (0, self.case.sizes.layers - 1)]
 
     def ours(self) -> dict[str, Run]:
         built = self.case.build()
-        replayed = Replayed(built, self.named_inputs() | self.first, self.device)
+        arrays = self.named_inputs() | self.weights()
+        replayed = Replayed(built, arrays, self.device)
 
         def results() -> list[Tensor]:
             held = [[replayed.state.place(built.watched[n]).tensor for n in names] for names in self._watched()]
@@ -145,6 +160,10 @@ class StepSession(Session):
         model.zero_grad(set_to_none=True)
         self.model.float()
         return [found.detach(), *slopes]
+
+
+def _master(name: str) -> str:
+    return f"{name}.master"
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

@@ -72,6 +72,9 @@ class Optimizer:
     master: "float32" keeps a float32 copy of every 16-bit parameter, which is what the rule moves; the parameter is
     that copy rounded, written by the same launch, so a step casts no weights. It starts from the initial value before
     rounding, and follows a parameter that is set in the State, or loaded without its master.
+    moment_dtype: "bfloat16" keeps the moments of 16-bit parameters in it, as torch.optim does for bfloat16 parameters:
+    half the memory and traffic of float32, the default; they are computed in float32 and rounded to the nearest once,
+    so a second moment with b2 near 1 no longer follows small changes.
     rounding: of 16-bit parameters without master: "nearest", or "stochastic" for bfloat16 (see `ft.stochastic_round`),
     by Philox draws of `seed`, the step and the parameter's position: a resumed run rounds as the first one did.
 
@@ -103,6 +106,7 @@ class Optimizer:
         scaler: LossScaler | None = None,
         ema: float | None = None,
         master: DTypeLike | None = None,
+        moment_dtype: DTypeLike | None = None,
         rounding: str = "nearest",
         seed: int = 0,
         fused_backward: bool = False,
@@ -122,6 +126,8 @@ class Optimizer:
             raise ArgumentError(f"ema must lie in [0, 1), got {ema}", op=name)
         if master is not None and as_dtype(master) is not float32:
             raise ArgumentError(f"master must be float32 or None, got {master}", op=name)
+        if moment_dtype is not None and as_dtype(moment_dtype) not in (float32, bfloat16):
+            raise ArgumentError(f"moment_dtype must be bfloat16, float32 or None, got {moment_dtype}", op=name)
         if rounding not in ("nearest", "stochastic"):
             raise ArgumentError(f'rounding must be "nearest" or "stochastic", got {rounding!r}', op=name)
         if rounding == "stochastic" and master is not None:
@@ -132,6 +138,7 @@ class Optimizer:
         self.weight_decay, self.decays, self.rates = weight_decay, decays, rates
         self.groups, self.assigned = tuple(groups), assign(table, groups, name)
         self.scaler, self.ema, self.rounding, self.seed = scaler, ema, rounding, seed
+        self.short_moments = moment_dtype is not None and as_dtype(moment_dtype) is bfloat16
         self.step = call("parameter", (), int64, "optimizer.step", 0, False, True)
         self.slots = {p: self._slots_of(p) for p in self.parameters}
         self.averages: dict[Value, Value] = (
@@ -147,8 +154,14 @@ class Optimizer:
     # ---- state -------------------------------------------------------------------------------------------------
 
     def _slots_of(self, parameter: Value) -> list[Value]:
-        """The moments of one parameter."""
-        return [self._slot(parameter, name, parameter if name in self.starting else None) for name in self.moments]
+        """The moments of one parameter. Those that start at it are weights, and keep the precision of such."""
+        short = bfloat16 if self.short_moments and parameter.dtype.is_low_precision else None
+        return [
+            self._slot(parameter, name, parameter)
+            if name in self.starting
+            else self._slot(parameter, name, dtype=short)
+            for name in self.moments
+        ]
 
     @staticmethod
     def _slot(
@@ -331,7 +344,7 @@ class Optimizer:
         unchanged = [i for i, name in enumerate(self.moments) if name in self.still]
 
         def body(p: Value, g: Value, *rest: Value) -> list[Value]:
-            old, rest = list(rest[: len(kept[0])]), rest[len(kept[0]) :]
+            old, rest = [call("cast", v, wide) for v in rest[: len(kept[0])]], rest[len(kept[0]) :]
             own, index = rest[len(shared) :], rest[-1]
             numbers = [call("cast", v, wide) for v in rest[1 : 1 + len(numbered)]]
             last = dict(zip(ending, numbers[len(numbers) - len(ending) :], strict=True))
@@ -353,6 +366,7 @@ class Optimizer:
             if "ema" in last:
                 results.append(old[-1] * last["ema"] + moved * (1 - last["ema"]))
             chosen = [call("where", rest[0], r, b) for r, b in zip(results, [weight, *old], strict=True)]
+            chosen[1:] = [call("cast", v, slot.dtype) for v, slot in zip(chosen[1:], kept[0], strict=True)]
             chosen = [v for i, v in enumerate(chosen) if i - 1 not in unchanged]
             if p.dtype is not dtype:
                 return [call("cast", chosen[0], dtype), *chosen]

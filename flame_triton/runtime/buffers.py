@@ -218,6 +218,14 @@ class Place:
         # and be read later, when its owner may have changed it: there the call waits.
         self.tensor.copy_(tensor, non_blocking=tensor.is_cuda or not isinstance(source, Tensor))
 
+    def fill(self, number: Array) -> None:
+        """A 0-d array of this dtype into every element; no array of the whole shape is made."""
+        if self.array is not None:
+            np.copyto(self.array, number)
+            return
+        one = self.tensor.new_empty(()).copy_(as_tensor(np.array(number, self.type.dtype.numpy)))
+        self.argument.copy_(one.view(self.argument.dtype))
+
     def read(self) -> Array:
         """A copy on the host, once all work queued before is done."""
         return self.array.copy() if self.array is not None else as_array(self.tensor)

@@ -1,4 +1,4 @@
-"""One step as one CUDA graph: a run to warm up that leaves no trace, one to record, and then replays."""
+"""One step as one CUDA graph: a run to warm up, one to record, and then replays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Saved:
         types = [place.type for place in places]
         self._slab: Slab | None = None
         self._arrays: list[Array] = []
-        if 2 * buffers.slab_bytes(types) <= buffers.memory_info(memory).available:
+        if ample_room(places, memory):
             self._slab = Slab(types, memory)
             for copy, place in zip(self._slab.places, places, strict=True):
                 copy.copy_from(place)
@@ -32,11 +32,18 @@ class Saved:
             place.write(array)
 
 
+def ample_room(places: Sequence[Place], memory: str) -> bool:
+    """Whether a copy of the places fits on the device and leaves as much again."""
+    return 2 * buffers.slab_bytes([place.type for place in places]) <= buffers.memory_info(memory).available
+
+
 class CapturedStep:
     """Replays `run`, which queues a step's launches and copies on a CUDA device and changes `changed`.
 
     The first call compiles and warms up: `run` once on a stream of its own, with `changed` saved before and restored
-    after, so that no update is applied twice. Errors of kernels appear there, before anything is recorded.
+    after, so that no update is applied twice. Errors of kernels appear there, before anything is recorded. A state
+    that the device has no room to save would take minutes to go to the host and back: then the first call is that
+    run itself, its updates stay, and the second call records.
     """
 
     def __init__(self, run: Callable[[], None], changed: Sequence[Place], memory: str) -> None:
@@ -44,10 +51,16 @@ class CapturedStep:
         self._changed = changed
         self._memory = memory
         self._graph: CudaGraph | None = None
+        self._warm = False
 
     def __call__(self) -> None:
         if self._graph is None:
-            self._warm_up()
+            if not self._warm and not ample_room(self._changed, self._memory):
+                self._run()
+                self._warm = True
+                return
+            if not self._warm:
+                self._warm_up()
             self._graph = CudaGraph(self._memory, self._run)
         self._graph.replay()
 

@@ -71,7 +71,7 @@ class State:
         self._followers = _followers(values)
         for name, value in self._values.items():
             first = value if (leader := _leader(value)) is None else leader
-            self._places[name].write(_initial(self.name(first), first, self.seed, value.dtype))
+            _begin(self._places[name], self.name(first), first, self.seed)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -256,8 +256,18 @@ def _followers(values: Sequence[Value]) -> dict[Value, list[Value]]:
     return table
 
 
-def _initial(name: str, value: Value, seed: int, dtype: DType) -> Array:
-    """A parameter's initial array, in `dtype` (floats are rounded to nearest even)."""
+def _begin(place: Place, name: str, value: Value, seed: int) -> None:
+    """Write the initial value of a parameter. One number goes into every element where the memory is: a model's moments
+    would take longer to be made on the host, and copied, than its first steps."""
+    init = value.node.attrs["init"]
+    if callable(init) or np.ndim(0 if init is None else init):
+        place.write(_initial(name, value, seed, place.type.dtype, value.shape))
+    else:
+        place.fill(_initial(name, value, seed, place.type.dtype, ()))
+
+
+def _initial(name: str, value: Value, seed: int, dtype: DType, shape: tuple[int, ...]) -> Array:
+    """A parameter's initial array in `dtype` (floats are rounded to nearest even), or one number with shape ()."""
     init = value.node.attrs["init"]
     if callable(init):
         digest = hashlib.sha256(name.encode()).digest()
@@ -269,7 +279,7 @@ def _initial(name: str, value: Value, seed: int, dtype: DType) -> Array:
             )
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            whole = np.broadcast_to(0 if init is None else init, value.shape)
+            whole = np.broadcast_to(0 if init is None else init, shape)
             return np.array(dtype.convert(whole) if dtype.is_storage else whole, dtype=dtype.numpy)
     except (TypeError, ValueError, OverflowError) as error:
         raise StateError(
