@@ -13,7 +13,7 @@ from bench.targets import Target
 from flame_triton import Value
 from flame_triton.models import SD3, DiT, Flux, Model, SD3Config, token_places
 
-LR, BETAS, DECAY = 1e-4, (0.9, 0.999), 0.01
+LR, BETAS, DECAY = 1e-5, (0.9, 0.999), 0.01
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------

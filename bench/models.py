@@ -396,16 +396,20 @@ def _judge(found: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) ->
 
 
 def _compare_curves(curves: Mapping[str, list[float]], result: dict[str, Any], say: Callable[[str], None]) -> None:
-    """The largest relative difference between our losses and each other side's, over all steps."""
+    """How far our losses are from each other side's: relative differences of the same step, the largest and the median,
+    and of the sums over all steps."""
     for name, theirs in curves.items():
         if name == "ours" or "ours" not in curves or not theirs:
             continue
-        pairs = list(zip(curves["ours"], theirs, strict=True))
-        apart = max(abs(a - b) / abs(b) for a, b in pairs)
-        result[name]["curve_difference"] = apart
+        ours = curves["ours"]
+        apart = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
+        whole = abs(sum(ours) - sum(theirs)) / abs(sum(theirs))
+        result[name] |= {"curve_difference": max(apart), "curve_median_difference": statistics.median(apart)}
+        result[name] |= {"curve_sum_difference": whole}
         say(
-            f"losses of {len(pairs)} further steps, ours beside {name}: largest relative difference {apart:.1e}; "
-            f"first {pairs[0][0]:.5f} {pairs[0][1]:.5f}, last {pairs[-1][0]:.5f} {pairs[-1][1]:.5f}"
+            f"losses of {len(apart)} further steps, ours beside {name}: relative difference at most {max(apart):.1e}, "
+            f"median {statistics.median(apart):.1e}, of the sums {whole:.1e}; "
+            f"first {ours[0]:.5f} {theirs[0]:.5f}, last {ours[-1]:.5f} {theirs[-1]:.5f}"
         )
 
 

@@ -34,6 +34,7 @@ import flame_triton as ft
 from bench import region_torch as rivals
 from bench.region_cases import SIZES, RegionCase, cases
 from flame_triton.graph import legalise
+from flame_triton.graph.memory import plan_memory
 from flame_triton.graph.plan import Launch, Schedule, Target
 from flame_triton.ir.graph import Graph
 from flame_triton.ir.node import Value
@@ -209,6 +210,7 @@ class Measured:
     def runner(self, schedule: Schedule) -> Callable[[], list[Any]]:
         from flame_triton.runtime.execute import KernelExecutor
 
+        plan_memory(schedule)
         executor = KernelExecutor(schedule, self.case.graph, self.places, self.state.arena, self.state.device)
         return lambda: executor.run([], True)
 

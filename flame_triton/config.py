@@ -6,6 +6,7 @@ decision before anybody here imports triton: compiled if a GPU driver answers, i
 Environment:
     FLAME_INTERPRET=1   run kernels in Triton's interpreter even where there is a GPU; 0: never interpret
     FLAME_CACHE_DIR     where generated kernels live (default: the user's cache folder)
+    FLAME_PLANS=0       plan every graph anew, and keep no plans in the cache folder
     FLAME_STORE         the file of measured configurations (default: tuned.sqlite in the cache folder)
 """
 
@@ -103,6 +104,11 @@ def store_path() -> Path:
     """The file of measured configurations; it need not exist."""
     given = os.environ.get("FLAME_STORE")
     return Path(given) if given else cache_dir() / "tuned.sqlite"
+
+
+def keeps_plans() -> bool:
+    """True unless the user wants every graph planned anew."""
+    return os.environ.get("FLAME_PLANS", "").strip().lower() not in ("0", "false", "no", "off")
 
 
 def no_color() -> bool:

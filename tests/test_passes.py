@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,19 @@ def test_split_k_is_a_sum_of_partial_products() -> None:
     staged = optimise(Graph((a, b), (a @ b,)), stage="legalise", target=Target(arch=80))
     product = next(n for n in staged.nodes if n.op.name == "matmul")
     assert product.type.shape[0] > 1 and product.type.dtype.name == "float32"
+
+
+@pytest.mark.parametrize("rows", [666, 77, 1024])
+def test_products_that_tma_reads_are_not_split_before_their_kernel(rows: int) -> None:
+    """Any number of rows, forward and backward, so that epilogues join; but not where rows are no 16 bytes apart."""
+    x, w = call("input", (rows, 1536), "bfloat16", name="x"), call("input", (1536, 1536), "bfloat16", name="w")
+    g = call("input", (rows, 1536), "bfloat16", name="g")
+    y = x @ call("transpose", w, (1, 0))
+    staged = optimise(Graph((x, w, g), (y, *grad([y], [x, w], grad_output=[g]))), stage="legalise")
+    assert [n.type.ndim for n in staged.nodes if n.op.name == "matmul"] == [2, 2, 2]
+    odd = call("input", (rows, 1539), "bfloat16", name="odd")
+    staged = optimise(Graph((odd, w), (odd[:, 3:] @ w,)), stage="legalise")
+    assert [n.type.ndim for n in staged.nodes if n.op.name == "matmul"] == [3 if rows < 1024 else 2]
 
 
 def test_dump_is_called_after_each_stage() -> None:

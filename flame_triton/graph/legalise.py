@@ -10,11 +10,13 @@ whatever has no elements. Everything else is views, which cost nothing.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
 from ..ir.op import Kernel, Leaf, Pointwise, Reduce, View, call
 from ..types import DType, bool_, float32
+from .access import base_of, matrix_strides
 from .plan import SUM_ROWS, Target
 
 ROW_LIMIT = 4096  # elements of a row that one program holds in registers
@@ -107,7 +109,7 @@ def _padded(kind: str, x: Value, axis: int, multiple: int) -> Value:
 
 def _divisor(n: int, most: int) -> int:
     """The largest divisor of n that is at most `most`."""
-    return max(d for d in range(1, most + 1) if n % d == 0)
+    return next(d for d in range(most, 0, -1) if n % d == 0)
 
 
 def _piece(length: int, most: int) -> int:
@@ -152,6 +154,7 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
     return _columns(kind, call("reshape", partial, (groups, parts, width)), target)
 
 
+@cache
 def _rows_walked(groups: int, length: int, processors: int) -> int:
     """How many rows of a column reduction one program walks, so that the busiest processor walks few and there are few
     partial sums. A divisor of the length, so that what else reads these rows can share the kernel, if one will do."""
@@ -167,18 +170,21 @@ def _rows_walked(groups: int, length: int, processors: int) -> int:
 
 def _computed_by_product(x: Value) -> bool:
     """True if x, or either half of it, is computed from the result of a product of that size, whose epilogue can sum
-    it on the way."""
-    waiting, seen = [x], {x}
+    it on the way: no other kernel's result of that size or larger that it is computed from is newer."""
+    sizes = (x.size, x.size // 2)
+    waiting, seen, kernels = [x], {x}, list[Node]()
     while waiting and len(seen) < 64:
         v = waiting.pop(0)
         lowering = v.node.op.lowering
-        if isinstance(lowering, Kernel) and lowering.sums:
-            return True
+        if isinstance(lowering, Kernel):
+            kernels.append(v.node)
         if isinstance(lowering, Pointwise | View):
-            fresh = [u for u in v.node.inputs if u.size in (x.size, x.size // 2) and u not in seen]
+            view = isinstance(lowering, View)
+            fresh = [u for u in v.node.inputs if (u.size in sizes or (view and u.size > x.size)) and u not in seen]
             waiting += fresh
             seen.update(fresh)
-    return False
+    last = max(kernels, key=lambda node: node.id, default=x.node)
+    return isinstance(last.op.lowering, Kernel) and last.op.lowering.sums and last.type.size in sizes
 
 
 def _matmul(node: Node, target: Target) -> Value:
@@ -202,8 +208,9 @@ def _split_k(node: Node, target: Target) -> int:
     Hopper's kernel cuts K itself.
     """
     a, b = node.inputs
-    if target.arch == 90 and a.dtype.itemsize == 2 and all(n % 8 == 0 and n >= 64 for n in (*a.shape, b.shape[-1])):
-        return 1
+    if target.arch == 90 and a.dtype.itemsize == 2 and all(n >= 64 for n in (*a.shape[-2:], b.shape[-1])):
+        if _regular(a) and _regular(b):
+            return 1
     batch, k = math.prod(a.shape[:-2]), a.shape[-1]
     if target.interpreted or batch != 1 or a.dtype.itemsize == 8 or node.attrs["out_dtype"] is not a.dtype:
         return 1
@@ -212,6 +219,14 @@ def _split_k(node: Node, target: Target) -> int:
     while tiles * parts * 8 <= target.processors * 5 and k % (parts * 2) == 0 and k // (parts * 2) >= 256:
         parts *= 2
     return parts
+
+
+def _regular(operand: Value) -> bool:
+    """True if the rows of a product's 16-bit operand, or its columns, are stored 16 bytes apart or a multiple of that,
+    as TMA reads them; how many there are does not matter."""
+    _, index = base_of(operand)
+    *_, row, column = matrix_strides(index) or (operand.shape[-1], 1)
+    return (column == 1 and row % 8 == 0) or (row == 1 and column % 8 == 0)
 
 
 def _convolution(node: Node, target: Target) -> Value:

@@ -51,12 +51,12 @@ class _Merger:
         return node.outputs
 
     def _simpler(self, node: Node) -> Value | None:
-        with derived_from(node):
-            if node.op.simplify is not None:
+        if node.op.simplify is not None:
+            with derived_from(node):
                 found = node.op.simplify(node)
-                if found is not None:
-                    return found
-            return _fold(node)
+            if found is not None:
+                return found
+        return _fold(node)
 
     def _adopt(self, value: Value) -> Value:
         """Settle the nodes that a rule has just built."""
@@ -84,8 +84,9 @@ def _fold(node: Node) -> Value | None:
     result must be numbers that their dtypes hold exactly."""
     if not isinstance(node.op.lowering, Pointwise) or not node.inputs or len(node.outputs) != 1:
         return None
-    if any(v.node.op.name != "full" for v in node.inputs):
-        return None
+    for v in node.inputs:
+        if v.node.op.name != "full":
+            return None
     arrays: list[np.ndarray[Any, Any]] = []
     for v in node.inputs:
         exact = np.asarray(v.node.attrs["value"])
@@ -98,4 +99,5 @@ def _fold(node: Node) -> Value | None:
         held = result.astype(node.type.dtype.numpy)
     if not np.array_equal(held.astype(result.dtype), result, equal_nan=result.dtype.kind == "f"):
         return None
-    return call("full", node.type.shape, held.item(), node.type.dtype)
+    with derived_from(node):
+        return call("full", node.type.shape, held.item(), node.type.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -90,6 +91,7 @@ def _assign(stride: int, extent: int, shape: tuple[int, ...], suffix: tuple[int,
     return None
 
 
+@lru_cache(maxsize=1 << 14)
 def _merge(inner: StridedView, outer: StridedView) -> StridedView | None:
     """One view equal to `outer` read through `inner` (outer's offsets are row-major positions in inner.shape)."""
     if inner.is_dense:

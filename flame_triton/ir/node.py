@@ -6,7 +6,6 @@ import itertools
 import struct
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -257,17 +256,21 @@ class Value:
         return call("min", self, axis=axis, keepdims=keepdims)
 
 
-@contextmanager
-def derived_from(node: Node | None) -> Generator[None, None, None]:
-    """Nodes made inside carry `node` as origin and its loc: used by autodiff and by passes."""
-    if node is None:
-        yield
-        return
-    _origin.append(node)
-    try:
-        yield
-    finally:
-        _origin.pop()
+class derived_from:
+    """Nodes made inside carry `node` as origin and its loc: used by autodiff and by passes. None: changes nothing."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node | None) -> None:
+        self.node = node
+
+    def __enter__(self) -> None:
+        if self.node is not None:
+            _origin.append(self.node)
+
+    def __exit__(self, *_: object) -> None:
+        if self.node is not None:
+            _origin.pop()
 
 
 def make(op: Op | str, inputs: Sequence[Value], **attrs: Any) -> Node:
@@ -315,18 +318,24 @@ def inlined(node: Node, inputs: Sequence[Value], caller: Node) -> Node:
     if origin is None and _origin:
         maker = _origin[-1]
         origin = maker.origin or maker if _autodiff_depth[0] else maker.origin
-    within = " > ".join(name for name in (caller.loc.within, caller.op.name) if name)
-    return Node(node.op, inputs, node.attrs, node.types, replace(node.loc, within=within), origin)
+    within = f"{caller.loc.within} > {caller.op.name}" if caller.loc.within else caller.op.name
+    loc = Loc(node.loc.file, node.loc.line, node.loc.function, within)
+    return Node(node.op, inputs, node.attrs, node.types, loc, origin)
 
 
 def attr_key(value: Any) -> Any:
     """A hashable key of an attribute that tells type and bits apart: 0.0 from -0.0, 1 from True; NaN equals itself."""
+    kind: type[Any] = type(value)
+    if kind is int or kind is str or kind is bool or value is None:
+        return (kind, value)
+    if kind is tuple or kind is list:
+        return ("t", *[attr_key(v) for v in cast(Sequence[Any], value)])
     if isinstance(value, float):
         return ("f", struct.pack("<d", value))
-    if isinstance(value, bool | int | str | type(None)):
-        return (type(value).__name__, value)
+    if isinstance(value, bool | int | str):
+        return (kind, value)
     if isinstance(value, tuple | list):
-        return ("t", *(attr_key(v) for v in cast(Sequence[Any], value)))
+        return ("t", *[attr_key(v) for v in cast(Sequence[Any], value)])
     if isinstance(value, np.ndarray):
         array = cast(np.ndarray[Any, Any], value)
         return ("a", array.shape, str(array.dtype), array.tobytes())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from ..errors import ArgumentError, DeviceError, GraphError
-from ..graph.plan import Launch
+from ..graph.memory import plan_memory
+from ..graph.plan import Launch, Schedule
 from ..ir.graph import Graph
 from ..ir.node import Value
 from ..ir.op import call
@@ -91,18 +93,27 @@ def _executor(
 ) -> Executor:
     if device.kind == "reference":
         return ReferenceExecutor(graph, updates, places, wide)
-    from .execute import KernelExecutor, held_bytes  # here: the reference device needs no triton
+    from . import plans  # here: the reference device needs no triton
+    from .execute import KernelExecutor, held_bytes
     from .fit import limit_of
     from .lower import lower
     from .tables import tables
 
-    limit = None if memory_budget is None else limit_of(memory_budget, graph.outputs, held_bytes(places))
+    held = held_bytes(places)
+    limit = None if memory_budget is None else limit_of(memory_budget, graph.outputs, held)
     asked = replace(target(device), deterministic=deterministic)
-    if device.kind == "cuda":
-        with tables(buffers.properties(device.memory).name) as choices:
+    facts: dict[str, Any] = {} if limit is None else {"budget": [memory_budget, held]}
+    name = buffers.properties(device.memory).name if device.kind == "cuda" else None
+    if name is not None:
+        facts |= {"device": name, "measured": plans.measured()}
+
+    def make() -> Schedule:
+        with tables(name) if name is not None else nullcontext() as choices:
             schedule = lower(graph, dict(updates), asked, choices, limit)
-    else:
-        schedule = lower(graph, dict(updates), asked, limit=limit)
+        plan_memory(schedule)
+        return schedule
+
+    schedule = plans.kept(graph, updates, asked, facts, make)
     return KernelExecutor(schedule, graph, places, state.arena, device, capture)
 
 

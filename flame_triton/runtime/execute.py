@@ -26,11 +26,11 @@ from .profile import Ceilings, DeviceClock, Profile, clock, measure
 
 
 class KernelExecutor:
-    """Runs a lowered graph on one device. Memory is planned here, and allocated and bound at the first call; what does
-    not fit is refused in both places.
+    """Runs a lowered graph on one device. Memory is allocated and bound at the first call; what does not fit is refused
+    here and there.
 
-    schedule: lowered from `graph`; places: where the parameters live; arena: shared with other programs of the State.
-    capture: on a GPU, record the step and replay it.
+    schedule: lowered from `graph`, its memory planned; places: where the parameters live; arena: shared with other
+    programs of the State. capture: on a GPU, record the step and replay it.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class KernelExecutor:
         device: Device,
         capture: bool = True,
     ) -> None:
-        plan_memory(schedule)
         self._schedule = schedule
         self._layout = Layout(schedule, graph.outputs)
         self._inputs = graph.inputs

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from ..codegen import configs
@@ -103,6 +104,11 @@ class KernelCall:
     extras: tuple[Value, ...]
     region: Graph
     roles: tuple[str, ...]
+
+    @cached_property
+    def epilogue(self) -> Generated:
+        """The generated function that the kernel ends in."""
+        return generate(self.region, self.roles, self.region.inputs[0])
 
     @property
     def row_multiple(self) -> int:
@@ -322,7 +328,7 @@ class Lowering:
         The result's shape is [..., M, N]; the tuple holds pointers of the epilogue's operands and results, the number
         of matrices, M, and the streams of random draws.
         """
-        made = generate(call.region, call.roles, call.region.inputs[0])
+        made = call.epilogue
         results = [self.slots[v] for v in call.node.outputs]
         shape = call.region.inputs[0].shape
         pointers = [self.operand(v) for v in call.extras] + [
@@ -341,7 +347,7 @@ class Lowering:
 
     def epilogue_digest(self, call: KernelCall) -> str:
         """What tells epilogues apart, for `choose`."""
-        return digest(generate(call.region, call.roles, call.region.inputs[0]))
+        return digest(call.epilogue)
 
     def strided(self, value: Value) -> tuple[Operand, tuple[int, ...]]:
         """An operand read through one strided view: pointer to its first element, and strides in elements."""
@@ -368,17 +374,20 @@ class Lowering:
         for i, launch in enumerate(self.launches):
             for s in (*launch.reads, *launch.writes):
                 uses.setdefault(s, []).append(i)
-        pending = [pair for pair in pending if not self._write_through(*pair, uses)]
+        may = set(self.in_place)
+        pending = [pair for pair in pending if not self._write_through(*pair, uses, may)]
         kept = {*outputs, *(new for _, new in pending)}
         self._reuse(kept, uses)
         return Schedule(self.launches, leaves["input"], leaves["state"], leaves["constant"], outputs, pending)
 
-    def _write_through(self, state: Slot, new: Slot, uses: Mapping[Slot, list[int]]) -> bool:
+    def _write_through(
+        self, state: Slot, new: Slot, uses: Mapping[Slot, list[int]], may: Collection[tuple[int, Slot, Slot]]
+    ) -> bool:
         """Let the launch that makes `new` write it into the state's buffer, if nobody needs the old value by then."""
         if new.kind != "arena" or new.alias is not None or new not in uses:
             return False
         maker = uses[new][0]
-        if any(i >= maker and (i, new, state) not in self.in_place for i in uses.get(state, [])):
+        if any(i >= maker and (i, new, state) not in may for i in uses.get(state, [])):
             return False
         new.alias = state
         return True
@@ -393,6 +402,7 @@ class Lowering:
                 taken.add(operand)
 
 
+@cache
 def digest(kernel: Generated) -> str:
     """What tells generated kernels apart, for `Lowering.choose`."""
     return hashlib.sha256(kernel.source.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ...errors import CompileError
@@ -117,6 +118,7 @@ def _candidates(problem: Problem, target: Target, hopper: int) -> Sequence[Confi
     return [*hopper_configs.configs(problem, target.processors, hopper), *dict.fromkeys((start, *portable[:2]))]
 
 
+@cache
 def _heuristic(problem: Problem, target: Target, hopper: int) -> Config | HopperConfig:
     if hopper and min(problem.M, problem.N, problem.K) >= 64 and problem.multiplications >= _ENOUGH:
         return hopper_configs.heuristic(problem, target.processors, hopper)
