@@ -200,9 +200,12 @@ def flux(width: int, counts: tuple[int, int]) -> None:
     head = ("weights B", "host GiB", "state GiB", "values GiB", "peak GiB", "operations", "s")
     print(f"{'options':36}" + "".join(f"{h:>12}" for h in head))
     first = 0
+    made_of: dict[str, Step] = {}
     for label, options, budget, offload in FLUX:
         started = time.perf_counter()
-        step = flux_step(width, counts, (512, 4096), "bfloat16", **options)
+        step = made_of.get(str(options))
+        if step is None:
+            step = made_of[str(options)] = flux_step(width, counts, (512, 4096), "bfloat16", **options)
         away = step.moments if offload else []
         made = step.plan(budget, away)
         first = first or made.operations

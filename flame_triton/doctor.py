@@ -176,6 +176,16 @@ def _cache() -> Iterator[Check]:
     if damaged:
         state += f", {len(damaged)} damaged (they are made anew when needed)"
     yield Check("cache", "contents", state)
+    yield Check("cache", "plans", _plans(folder))
+
+
+def _plans(folder: Path) -> str:
+    if not config.keeps_plans():
+        return "none are kept (FLAME_PLANS)"
+    from .runtime.plans import FOLDER, LIMIT
+
+    sizes = [size for p in (folder / FOLDER).glob("*") if (size := _size(p)) is not None]
+    return f"{len(sizes)} graphs, {sum(sizes) / 2**20:.1f} of at most {LIMIT >> 20} MiB; FLAME_PLANS=0 keeps none"
 
 
 def _size(path: Path) -> int | None:

@@ -17,8 +17,8 @@ import pytest
 import flame_triton as ft
 
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
 
+from diffusers_alone import diffusers  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._pytree import tree_map  # noqa: E402
 

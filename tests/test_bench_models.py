@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("bench.models", reason="bench/ is part of a checkout alone")
-pytest.importorskip("diffusers")
+pytest.importorskip("diffusers_alone")
 
 from bench import models
 from bench.targets import Target

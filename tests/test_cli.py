@@ -315,6 +315,11 @@ def test_doctor_sees_what_is_wrong_with_versions_and_cache(tmp_path: Path, monke
     assert checks["numpy"].ok and checks["no-such-package"].ok
     assert not checks["permissions"].ok and "chmod 700" in checks["permissions"].advice
     assert checks["contents"].ok and "1 damaged" in checks["contents"].value
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "0").write_bytes(bytes(1 << 20))
+    assert "1 graphs, 1.0 of" in doctor._plans(tmp_path)
+    monkeypatch.setenv("FLAME_PLANS", "0")
+    assert "none are kept" in doctor._plans(tmp_path)
 
 
 def test_doctor_sees_a_kernel_that_computes_something_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_guidance() -> None:
 
 def test_rescaled_guidance_is_diffusers() -> None:
     torch = pytest.importorskip("torch")
-    pytest.importorskip("diffusers")
+    pytest.importorskip("diffusers_alone")
     from diffusers.guiders.classifier_free_guidance import rescale_noise_cfg
 
     shown, free, feeds, a, b = outputs()

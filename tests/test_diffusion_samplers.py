@@ -16,7 +16,7 @@ import pytest
 import flame_triton as ft
 
 torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers_alone").diffusers
 
 D = ft.diffusion
 SHAPE, STEPS = (2, 3, 2, 2), 9

@@ -24,7 +24,7 @@ def apply(function: Any, *arrays: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def theirs() -> Any:
     pytest.importorskip("torch")
-    pytest.importorskip("diffusers")
+    pytest.importorskip("diffusers_alone")
     return pytest.importorskip("diffusers.training_utils")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir.graph import Graph
-from ..ir.node import Node, Value, attr_key, derived_from, make
+from ..ir.node import Node, Value, derived_from, make
 from ..ir.op import Kernel, Leaf, Pointwise, View, call
 
 
@@ -46,8 +46,7 @@ def _key(node: Node) -> Any:
     source = node.inputs[0]
     if not isinstance(source.node.op.lowering, Leaf):
         return None
-    attrs = tuple((k, attr_key(v)) for k, v in sorted(node.attrs.items()))
-    return node.op.name, attrs, source.dtype.name
+    return node.op.name, node.attr_key, source.dtype.name
 
 
 def _together(group: list[Node]) -> dict[Value, Value]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from ..ir.graph import Graph
 from ..ir.index_map import IndexMap
-from ..ir.node import Node, Value, attr_key
+from ..ir.node import Node, Value, rebuild
 from ..ir.op import OPS
 
 
@@ -36,7 +36,7 @@ def build_region(
         attrs = {"shape": v.shape, "dtype": v.dtype, "name": None}
         table[v] = Node(OPS["input"], (), attrs, (v.type,), v.node.loc, v.node.origin).out
     for node in sorted(nodes, key=lambda n: n.id):
-        new = Node(node.op, [table[v] for v in node.inputs], node.attrs, node.types, node.loc, node.origin)
+        new = rebuild(node, [table[v] for v in node.inputs])
         table.update(zip(node.outputs, new.outputs, strict=True))
     inputs = tuple(table[v] for v in (*results, *order))
     return Graph(inputs, tuple(table[v] for v in outputs)), order
@@ -59,7 +59,7 @@ def region_key(region: Graph) -> tuple[object, ...]:
     for node in region.nodes:
         if node.outputs[0] in numbers:
             continue
-        attrs = tuple((k, attr_key(a)) for k, a in sorted(node.attrs.items()) if k != "stream")
+        attrs = node.attr_key if "stream" not in node.attrs else tuple(a for a in node.attr_key if a[0] != "stream")
         wires = tuple(numbers[v] for v in node.inputs)
         parts.append((node.op.name, wires, attrs, tuple((t.shape, t.dtype.name) for t in node.types)))
         for v in node.outputs:

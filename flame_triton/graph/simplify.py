@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Graph
-from ..ir.node import Node, Value, attr_key, derived_from, rebuild
+from ..ir.node import Node, Value, derived_from, rebuild
 from ..ir.op import Leaf, Pointwise, call
 
 
@@ -36,7 +36,7 @@ class _Merger:
         """node's operands are settled; gives the values to use instead of its outputs."""
         if isinstance(node.op.lowering, Leaf) or node.op.unique:
             return node.outputs
-        key = (node.op.name, node.inputs, tuple((k, attr_key(v)) for k, v in sorted(node.attrs.items())))
+        key = (node.op.name, node.inputs, node.attr_key)
         twin = self.seen.get(key)
         if twin is not None:
             return twin.outputs

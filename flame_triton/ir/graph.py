@@ -25,7 +25,7 @@ def topological(outputs: Iterable[Value], stop: Iterable[Value] = ()) -> list[No
             continue
         found.add(node)
         if node not in halt:
-            stack.extend(v.node for v in node.inputs)
+            stack += [v.node for v in node.inputs]
     return sorted(found, key=_id)
 
 
@@ -63,13 +63,14 @@ class Graph:
         outputs, or None to keep it. Nodes are made anew in order, so creation order still tells what came first."""
         table: dict[Value, Value] = {}
         for node in self.nodes:
-            inputs = tuple(table[v] for v in node.inputs)
-            fresh = node if isinstance(node.op.lowering, Leaf) else rebuild(node, inputs)
+            leaf = isinstance(node.op.lowering, Leaf)
+            fresh = node if leaf else rebuild(node, tuple([table[v] for v in node.inputs]))
             new = rule(fresh)
             new = fresh.outputs if new is None else new
             if len(new) != len(node.outputs):
                 raise GraphError(f"a rewrite of {node.op.name} gave {len(new)} of {len(node.outputs)} outputs")
-            table.update(zip(node.outputs, new, strict=True))
+            for old, value in zip(node.outputs, new, strict=True):
+                table[old] = value
         return Graph(tuple(table[v] for v in self.inputs), tuple(table[v] for v in self.outputs))
 
     def check_closed(self) -> None:

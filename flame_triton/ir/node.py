@@ -26,7 +26,7 @@ class Node:
     origin: for a node made by a gradient rule, the forward node it came from; id: creation order.
     """
 
-    __slots__ = ("__weakref__", "attrs", "id", "inputs", "loc", "op", "origin", "outputs", "types")
+    __slots__ = ("__weakref__", "_attr_key", "attrs", "id", "inputs", "loc", "op", "origin", "outputs", "types")
 
     def __init__(
         self,
@@ -44,7 +44,9 @@ class Node:
         self.loc = loc
         self.origin = origin
         self.id = next(_ids)
-        self.outputs = tuple(Value(self, i) for i in range(len(self.types)))
+        several = len(self.types) != 1
+        self.outputs = tuple([Value(self, i) for i in range(len(self.types))]) if several else (Value(self, 0),)
+        self._attr_key: tuple[Any, ...] | None = None
 
     @property
     def out(self) -> Value:
@@ -56,6 +58,13 @@ class Node:
     @property
     def type(self) -> TensorType:
         return self.types[0]
+
+    @property
+    def attr_key(self) -> tuple[Any, ...]:
+        """The names and `attr_key`s of all attributes; made once, and kept when the node is made anew."""
+        if self._attr_key is None:
+            self._attr_key = tuple([(k, attr_key(v)) for k, v in sorted(self.attrs.items())])
+        return self._attr_key
 
     def __repr__(self) -> str:
         types = ", ".join(map(str, self.types))
@@ -309,7 +318,10 @@ def differentiating() -> Generator[None, None, None]:
 
 def rebuild(node: Node, inputs: Sequence[Value], attrs: Attrs | None = None) -> Node:
     """The same node on other inputs of the same types: loc and origin are kept, the shape rule is not run again."""
-    return Node(node.op, inputs, node.attrs if attrs is None else attrs, node.types, node.loc, node.origin)
+    fresh = Node(node.op, inputs, node.attrs if attrs is None else attrs, node.types, node.loc, node.origin)
+    if attrs is None:
+        fresh._attr_key = node._attr_key
+    return fresh
 
 
 def inlined(node: Node, inputs: Sequence[Value], caller: Node) -> Node:
@@ -325,7 +337,7 @@ def inlined(node: Node, inputs: Sequence[Value], caller: Node) -> Node:
 
 def attr_key(value: Any) -> Any:
     """A hashable key of an attribute that tells type and bits apart: 0.0 from -0.0, 1 from True; NaN equals itself."""
-    kind: type[Any] = type(value)
+    kind = cast(type[Any], type(value))
     if kind is int or kind is str or kind is bool or value is None:
         return (kind, value)
     if kind is tuple or kind is list:

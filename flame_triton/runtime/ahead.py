@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from threading import Thread
 from typing import Any
 
 from .. import config
@@ -19,6 +21,7 @@ from .compiling import (
     compile_kernel,
     compiled_anew,
     is_cached,
+    key_of_triton,
     only_looking,
     separate_output,
     stand_in,
@@ -110,11 +113,7 @@ def compile_all(launches: Sequence[Launch], memory: str) -> None:
 
     prepare()
     kernels = distinct(launches)
-    with buffers.on(memory):
-        if not knobs.compilation.always_compile:
-            with only_looking():
-                missing = [launch for launch in kernels if not is_cached(launch)]
-            _compile_elsewhere(missing, memory)
+    hashing(_arch(memory)).join()
 
     def work(launch: Launch) -> None:
         try:
@@ -123,9 +122,37 @@ def compile_all(launches: Sequence[Launch], memory: str) -> None:
         except Exception as error:
             raise _wrong(launch, str(error)) from error
 
-    # Threads: what is left is mostly waiting, for the C compiler that makes launchers (triton 3.6) and for the driver.
-    with ThreadPoolExecutor(min(len(kernels), os.cpu_count() or 1) or 1) as pool:
-        list(pool.map(work, kernels))
+    # Threads: loading is mostly waiting, for the C compiler that makes launchers (triton 3.6) and for the driver.
+    with buffers.on(memory), ThreadPoolExecutor(min(len(kernels), os.cpu_count() or 1) or 1) as pool:
+        loading: list[Future[None]] = []
+        missing = kernels
+        if not knobs.compilation.always_compile:
+            missing = []
+            with only_looking():
+                for launch in kernels:
+                    if is_cached(launch):
+                        loading.append(pool.submit(work, launch))
+                    else:
+                        missing.append(launch)
+            _compile_elsewhere(missing, memory)
+        loading += [pool.submit(work, launch) for launch in missing]
+        for done in loading:
+            done.result()
+
+
+@cache
+def hashing(arch: int) -> Thread:
+    """A thread in which Triton hashes its own files, hundreds of megabytes, and asks ptxas for its version: both are
+    part of every key of its cache, and need nothing of Python meanwhile. It keeps what it finds."""
+    prepare()
+    thread = Thread(target=key_of_triton(arch), daemon=True)
+    thread.start()
+    return thread
+
+
+def _arch(memory: str) -> int:
+    major, minor = buffers.properties(memory).capability
+    return major * 10 + minor
 
 
 def _load(kernel: Any) -> None:
@@ -137,8 +164,7 @@ def _compile_elsewhere(launches: Sequence[Launch], memory: str) -> None:
     """Fill Triton's cache with these kernels, by other processes, if that is worth it."""
     cores = os.cpu_count() or 1
     if cores > 1 and len(launches) >= WORTH:
-        major, minor = buffers.properties(memory).capability
-        for launch, made in compile_in_processes(launches, major * 10 + minor, cores).items():
+        for launch, made in compile_in_processes(launches, _arch(memory), cores).items():
             if made.error is not None:
                 raise _wrong(launch, made.error)
 

@@ -94,6 +94,7 @@ def _executor(
     if device.kind == "reference":
         return ReferenceExecutor(graph, updates, places, wide)
     from . import plans  # here: the reference device needs no triton
+    from .ahead import hashing
     from .execute import KernelExecutor, held_bytes
     from .fit import limit_of
     from .lower import lower
@@ -105,6 +106,7 @@ def _executor(
     facts: dict[str, Any] = {} if limit is None else {"budget": [memory_budget, held]}
     name = buffers.properties(device.memory).name if device.kind == "cuda" else None
     if name is not None:
+        hashing(asked.arch)  # of what finding kernels will need, meanwhile
         facts |= {"device": name, "measured": plans.measured()}
 
     def make() -> Schedule:

@@ -11,8 +11,9 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..errors import CompileError
@@ -111,12 +112,24 @@ def cache_key(source: str, options: str, arch: int) -> str:
 
     It also covers Triton's own files (libtriton differs from one Python version to the next), ptxas and environment.
     """
+    from triton.compiler.compiler import get_cache_invalidating_env_vars
+
+    text = _key_text(arch)(_Known(source), _Known(options), get_cache_invalidating_env_vars())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_of_triton(arch: int) -> Callable[[], str]:
+    """What makes Triton look at all that its keys cover besides the kernels. All imports are done."""
+    return partial(_key_text(arch), _Known(""), _Known(""), {})
+
+
+def _key_text(arch: int) -> Callable[[_Known, _Known, dict[str, str]], str]:
+    """From source, options and environment to the text that Triton hashes."""
     from triton.backends.compiler import GPUTarget
-    from triton.compiler.compiler import get_cache_invalidating_env_vars, get_cache_key, make_backend
+    from triton.compiler.compiler import get_cache_key, make_backend
 
     backend = make_backend(GPUTarget("cuda", arch, 32))
-    text = get_cache_key(_Known(source), backend, _Known(options), get_cache_invalidating_env_vars())
-    return hashlib.sha256(text.encode()).hexdigest()
+    return lambda source, chosen, variables: get_cache_key(source, backend, chosen, variables)
 
 
 def _cache_key(launch: Launch, kernel: Any, arch: int) -> CacheKey:

@@ -32,6 +32,7 @@ from .plan_file import UnkeepableError, Writer, pack, unpack
 
 FORMAT = 1
 WORTH = 500  # nodes of a graph that takes longer to plan than to look up
+FOLDER = "plans"
 LIMIT = 256 << 20  # bytes of all entries
 PACKAGE = Path(__file__).parents[1]
 
@@ -61,7 +62,7 @@ def kept(
 
 def folder() -> Path:
     """Where entries live. Raises DeviceError if the cache folder is not a folder."""
-    return config.cache_dir() / "plans"
+    return config.cache_dir() / FOLDER
 
 
 def _path(
