@@ -26,7 +26,7 @@ class Node:
     origin: for a node made by a gradient rule, the forward node it came from; id: creation order.
     """
 
-    __slots__ = ("__weakref__", "_attr_key", "attrs", "id", "inputs", "loc", "op", "origin", "outputs", "types")
+    __slots__ = ("__weakref__", "attrs", "id", "inputs", "known_key", "loc", "op", "origin", "outputs", "types")
 
     def __init__(
         self,
@@ -44,9 +44,8 @@ class Node:
         self.loc = loc
         self.origin = origin
         self.id = next(_ids)
-        several = len(self.types) != 1
-        self.outputs = tuple([Value(self, i) for i in range(len(self.types))]) if several else (Value(self, 0),)
-        self._attr_key: tuple[Any, ...] | None = None
+        self.outputs: tuple[Value, ...] = tuple([Value(self, i) for i in range(len(self.types))])
+        self.known_key: tuple[Any, ...] | None = None  # attr_key, once it was asked for
 
     @property
     def out(self) -> Value:
@@ -62,9 +61,9 @@ class Node:
     @property
     def attr_key(self) -> tuple[Any, ...]:
         """The names and `attr_key`s of all attributes; made once, and kept when the node is made anew."""
-        if self._attr_key is None:
-            self._attr_key = tuple([(k, attr_key(v)) for k, v in sorted(self.attrs.items())])
-        return self._attr_key
+        if self.known_key is None:
+            self.known_key = tuple([(k, attr_key(v)) for k, v in sorted(self.attrs.items())])
+        return self.known_key
 
     def __repr__(self) -> str:
         types = ", ".join(map(str, self.types))
@@ -320,7 +319,7 @@ def rebuild(node: Node, inputs: Sequence[Value], attrs: Attrs | None = None) -> 
     """The same node on other inputs of the same types: loc and origin are kept, the shape rule is not run again."""
     fresh = Node(node.op, inputs, node.attrs if attrs is None else attrs, node.types, node.loc, node.origin)
     if attrs is None:
-        fresh._attr_key = node._attr_key
+        fresh.known_key = node.known_key
     return fresh
 
 
