@@ -47,7 +47,7 @@ def test_kernel(rng: np.random.Generator, dtypes: tuple[str, str, str]) -> None:
         assert (out.result() == out.result().astype(NUMPY[rounding]).astype(NUMPY[made])).all()
 
 
-def network(dtype: str = "bfloat16", depth: int = 3, rows: int = 512) -> tuple[list[Value], list[Value]]:
+def network(dtype: str = "bfloat16", depth: int = 3, rows: int = 4096) -> tuple[list[Value], list[Value]]:
     """(leaves, gradients) of norms and layers with biases."""
     x = ft.input((rows, 64), dtype, name="x")
     leaves, y = [x], x
@@ -86,7 +86,7 @@ def test_what_another_kernel_waits_for_is_not_put_off() -> None:
 
 
 def test_numbers_of_every_stage() -> None:
-    leaves, gradients = network("float32", rows=300)
+    leaves, gradients = network("float32", rows=4100)
     rng = np.random.default_rng(0)
     feeds = {v: rng.standard_normal(v.shape) for v in leaves}
     outputs = [*gradients, gradients[2] * 2, gradients[2]]

@@ -28,7 +28,7 @@ from ..ir.node import Node, Value
 from ..ir.op import OPS, Fused, Generator, Kernel, Leaf, Op, Pointwise, Reduce, View, register
 from ..types import TensorType, bool_
 from .access import fits, map_onto, parts_of, view_map, views_below
-from .epilogue import joins_halves, same_elements, same_rows, sums_rows
+from .epilogue import joins_halves, same_elements, same_rows, sums_rows, too_much_to_sum
 from .plan import Target
 from .region import build_region
 
@@ -360,7 +360,10 @@ class _Fuser:
         value, index = anchor.reads[0]
         users = self.users.get(value, [])
         alone = all(u.value in cluster.members or (u.reduce == "column" and len(u.reads) == 1) for u in users)
-        return alone and sums_rows(cluster.node, cluster.members.get(value), anchor.value.node, index)
+        role = cluster.members.get(value)
+        if role == "full" and too_much_to_sum(cluster.node, cluster.reads, self.target):
+            return False
+        return alone and sums_rows(cluster.node, role, anchor.value.node, index)
 
     def _permuted_role(self, cluster: Cluster, anchor: Anchor) -> str | None:
         """ "permuted" if the anchor reorders a value that the cluster computes, or could compute on the way."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import count
 
 from ..ir.graph import Graph
 from ..ir.node import Node, Value, derived_from, make
@@ -23,6 +24,7 @@ ROW_LIMIT = 4096  # elements of a row that one program holds in registers
 COLUMN_LIMIT = 64  # rows that one program of a column reduction walks at least when there are few groups
 LAST_STAGE = 256  # rows of partial sums that one more launch adds up
 PROGRAMS = 1  # of a column reduction for each processor, about
+FULL_ROW = 3072  # elements of a row of which one program keeps a processor's memory busy; of shorter rows it takes more
 PARTIAL_COST = 1.5  # what a row of partial sums costs, written and read again, in rows walked
 LEAST_BLOCK = 32  # neighbours that are kept, where sums over several axes are taken block by block
 GROUPS_ENOUGH = 128  # groups that fill the device by themselves
@@ -32,8 +34,10 @@ INTERPRETED_ROW_LIMIT = 1 << 17
 def legalise(graph: Graph, target: Target) -> Graph:
     """The graph with canonical reductions and split matrix products."""
     blocks = {_blocks(node) for node in graph.nodes} - {None}
+    normed, places = _normed(graph), count()
 
     def rule(node: Node) -> tuple[Value, ...] | None:
+        place = next(places)  # every node is asked for, in order
         if not any(t.size for t in node.types) and not isinstance(node.op.lowering, Leaf):
             with derived_from(node):
                 return tuple(call("full", t.shape, 0, t.dtype) for t in node.types)
@@ -42,7 +46,7 @@ def legalise(graph: Graph, target: Target) -> Graph:
                 shape = node.inputs[0].shape
                 if _blocks(node) or (shape in blocks and node.attrs["axes"] == (0, 1, 2) and node.op.name == "sum"):
                     return (_summed_in_blocks(node, target),)
-                return (_reduce(node, target),)
+                return (_reduce(node, target, place in normed),)
         if node.op.name == "matmul":
             with derived_from(node):
                 return (_matmul(node, target),)
@@ -70,11 +74,12 @@ def identity(kind: str, dtype: DType) -> bool | int | float:
     return least if low else most
 
 
-def _reduce(node: Node, target: Target) -> Value:
+def _reduce(node: Node, target: Target, normed: bool = False) -> Value:
+    """normed: see `_normed`."""
     x, kind, result = node.inputs[0], node.op.name, node.type
     axes: tuple[int, ...] = node.attrs["axes"]
-    count = math.prod(x.shape[a] for a in axes)
-    if count == 0 or result.size == 0:
+    length = math.prod(x.shape[a] for a in axes)
+    if length == 0 or result.size == 0:
         return call("full", result.shape, identity(kind, x.dtype) if result.size else 0, result.dtype)
     if x.dtype.is_low_precision and kind in ("sum", "prod"):
         x = call("cast", x, float32)
@@ -82,15 +87,15 @@ def _reduce(node: Node, target: Target) -> Value:
     real = tuple(a for a in axes if x.shape[a] != 1)
     arg = kind.startswith("arg")
     if not real or all(a < real[0] for a in kept):
-        flat = _rows(kind, call("reshape", x, (result.size, count)), target)
+        flat = _rows(kind, call("reshape", x, (result.size, length)), target)
     elif not arg and real[-1] - real[0] + 1 - len(real) == sum(x.shape[a] == 1 for a in range(real[0], real[-1])):
         outer, inner = math.prod(x.shape[: real[0]]), math.prod(x.shape[real[-1] + 1 :])
-        flat = _columns(kind, call("reshape", x, (outer, count, inner)), target)
+        flat = _columns(kind, call("reshape", x, (outer, length, inner)), target, normed)
     elif not arg:
         return _run_by_run(node, x, target)
     else:
         order = (*(a for a in range(x.ndim) if a not in axes), *axes)
-        flat = _rows(kind, call("reshape", call("transpose", x, order), (result.size, count)), target)
+        flat = _rows(kind, call("reshape", call("transpose", x, order), (result.size, length)), target)
     return call("reshape", call("cast", flat, result.dtype), result.shape)
 
 
@@ -171,11 +176,11 @@ def _rows(kind: str, x: Value, target: Target) -> Value:
     return _rows(kind, call("reshape", partial, (rows, parts)), target)
 
 
-def _columns(kind: str, x: Value, target: Target) -> Value:
+def _columns(kind: str, x: Value, target: Target, normed: bool = False) -> Value:
     """[G, R, N] -> [G, 1, N]."""
     groups, length, width = x.shape
     tiles = groups * max(1, width // 1024)
-    beside = kind == "sum" and groups == 1 and length > 2 * SUM_ROWS and _computed_by_product(x)
+    beside = kind == "sum" and groups == 1 and length > 2 * SUM_ROWS and not normed and _computed_by_product(x)
     if not beside and (target.interpreted or length <= 2 * COLUMN_LIMIT or tiles >= GROUPS_ENOUGH):
         return make(kind, [x], axes=(1,)).out
     if beside:
@@ -184,7 +189,8 @@ def _columns(kind: str, x: Value, target: Target) -> Value:
         narrow = max(1, min(8, 1024 // width))  # few bytes a row: several programs a processor keep its memory busy
         if groups == 1 and length <= LAST_STAGE * narrow and x.type.nbytes <= LAST_STAGE * 4 * 8192:
             return make(kind, [x], axes=(1,)).out
-        piece = _rows_walked(groups, length, PROGRAMS * target.processors * narrow)
+        together = 1 << (max(1, min(8, FULL_ROW // width)).bit_length() - 1)
+        piece = _rows_walked(groups, length, PROGRAMS * target.processors * together)
     if piece >= length:
         return make(kind, [x], axes=(1,)).out
     x = _padded(kind, x, 1, piece)
@@ -213,6 +219,14 @@ def _rows_walked(groups: int, length: int, processors: int, most: int = 1 << 30)
 def _computed_by_product(x: Value) -> bool:
     """True if x, or either half of it, is computed from the result of a product of that size, whose epilogue can sum
     it on the way: no other kernel's result of that size or larger that it is computed from is newer."""
+    last = _newest_kernel(x)
+    if last is None or not isinstance(last.op.lowering, Kernel):
+        return False
+    return last.op.lowering.sums and last.type.size in (x.size, x.size // 2)
+
+
+def _newest_kernel(x: Value) -> Node | None:
+    """The newest kernel whose result x is computed from, element by element."""
     sizes = (x.size, x.size // 2)
     waiting, seen, kernels = [x], {x}, list[Node]()
     while waiting and len(seen) < 64:
@@ -225,8 +239,29 @@ def _computed_by_product(x: Value) -> bool:
             fresh = [u for u in v.node.inputs if (u.size in sizes or (view and u.size > x.size)) and u not in seen]
             waiting += fresh
             seen.update(fresh)
-    last = max(kernels, key=lambda node: node.id, default=x.node)
-    return isinstance(last.op.lowering, Kernel) and last.op.lowering.sums and last.type.size in sizes
+    return max(kernels, key=lambda node: node.id, default=None)
+
+
+def _normed(graph: Graph) -> set[int]:
+    """Where in graph.nodes sums over columns stand that the backward pass of a norm takes on its way: what they sum
+    comes from a product whose result is summed by rows as well. The product's epilogue would sum too few rows at a
+    time for that kernel to have a program on every processor."""
+    columns: dict[int, Node] = {}
+    rows: set[Node] = set()
+    for place, node in enumerate(graph.nodes):
+        if node.op.name != "sum":
+            continue
+        shape, axes = node.inputs[0].shape, node.attrs["axes"]
+        kept = [a for a in range(len(shape)) if a not in axes and shape[a] != 1]
+        real = [a for a in axes if shape[a] != 1]
+        if not kept or not real or (real[-1] > kept[0] and real[0] < kept[-1]):
+            continue
+        last = _newest_kernel(node.inputs[0])
+        if last is not None and real[0] > kept[-1]:
+            rows.add(last)
+        elif last is not None:
+            columns[place] = last
+    return {place for place, last in columns.items() if last in rows}
 
 
 def _matmul(node: Node, target: Target) -> Value:
