@@ -67,10 +67,12 @@ def cases(scale: Scale) -> Iterator[KernelCase]:
         pairs = s.batch * s.heads * total * total * s.width
         what = "qk-norm + RoPE + attention" if s.rope else "qk-norm + attention"
         for way, wanted, flops in (("forward", (), 4), ("forward and backward", wrt, 14)):
+            # Queries and keys are rounded between the kernels on every side, and scores are large, since cosines and
+            # sines are random numbers here: eager torch is off by as much as we are, 0.010 at an eighth of the tokens.
             yield KernelCase(
                 f"{what}, {s.name} {way}", "group", arrays, _ours, _by(theirs(False)), wrt=wanted, both=bool(wanted),
                 opponents=_opponents(), modes=(), exact=_by(exact(False)), flops=flops * pairs, bound="compute",
-                aims=Aims(ratio=1.25),
+                aims=Aims(ratio=1.25), tolerance=0.0 if scale.quick else 0.04,
             )  # fmt: skip
 
 
