@@ -233,10 +233,14 @@ def _families(graph: Graph) -> set[str]:
     return names
 
 
+MADE_BY_PASSES = {"foreach_columns"}
+"""Families that no call needs: passes put several nodes together."""
+
+
 def representatives() -> dict[str, Case]:
     """For every kind of kernel a sample call from the registry that needs it, if not before its gradient does; the one
     that needs the fewest kinds."""
-    wanted = {op.lowering.family for op in OPS.values() if isinstance(op.lowering, Kernel)}
+    wanted = {op.lowering.family for op in OPS.values() if isinstance(op.lowering, Kernel)} - MADE_BY_PASSES
     wanted |= {"pointwise", "reduce", "random"}
     best: dict[str, tuple[int, Case]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -30,6 +31,7 @@ def prepare() -> None:
     import triton
     import triton.language as tl
 
+    _name_launchers_apart()
     compiled = isinstance(tl.sum, triton.JITFunction)
     if interpreted and compiled:
         _interpret()
@@ -38,6 +40,26 @@ def prepare() -> None:
             "triton was imported with TRITON_INTERPRET=1 before flame_triton chose to compile kernels for the GPU; "
             "unset TRITON_INTERPRET, or set FLAME_INTERPRET=1 to interpret them"
         )
+
+
+def _name_launchers_apart() -> None:
+    """Triton 3.6 builds a launcher for each signature, a C extension, and gives all of them one name. CPython keeps one
+    module object for a name and fills it anew at each load, so threads that load kernels side by side could take each
+    other's launcher. With names of their own they are different modules."""
+    from triton.backends.nvidia import driver
+
+    build: Any = driver.compile_module_from_src
+    if getattr(build, "names_apart", False):
+        return
+
+    def compile_module_from_src(src: str, name: str, *args: Any, **options: Any) -> Any:
+        if name != "__triton_launcher":
+            return build(src, name, *args, **options)
+        own = f"{name}_{hashlib.sha256(src.encode()).hexdigest()[:16]}"
+        return build(src.replace(name, own), own, *args, **options)
+
+    compile_module_from_src.names_apart = True  # type: ignore[attr-defined]
+    driver.compile_module_from_src = compile_module_from_src
 
 
 def _interpret() -> None:
